@@ -1,0 +1,26 @@
+// What every command file offers to main.cc: it adds itself to the parser and leaves its exit code behind.
+#pragma once
+
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+namespace paritrace::cli {
+
+// The outputs that every comparing command takes.
+struct OutputOptions {
+  std::string json, markdown, html, junit, sarif;  // "" not asked for, "-" standard output
+  bool quiet = false;
+};
+void AddOutputOptions(CLI::App& command, OutputOptions& options);
+
+// True if some output goes to standard output, so that the terminal report must not.
+[[nodiscard]] bool UsesStandardOutput(const OutputOptions& options);
+
+// Each adds one command; its callback sets exit_code.
+void AddDiff(CLI::App& app, int& exit_code);
+void AddDiagnose(CLI::App& app, int& exit_code);
+void AddRun(CLI::App& app, int& exit_code);
+void AddShow(CLI::App& app, int& exit_code);
+
+}  // namespace paritrace::cli

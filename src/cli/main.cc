@@ -1,0 +1,70 @@
+// The `paritrace` program: picks the command, and turns every error into one line and an exit code.
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "core/error.h"
+
+namespace {
+
+constexpr int kBadInput = 2;
+constexpr int kIncomparable = 3;
+constexpr int kInternal = 70;  // EX_SOFTWARE of sysexits.h
+
+int Fail(int code, const char* what) {
+  fmt::print(stderr, "paritrace: {}\n", what);
+  return code;
+}
+
+// `capture` needs the engines, which live in Python; the same interpreter that installed us is used where it is known.
+int RunCapture(int argc, char** argv) {
+  const char* python = std::getenv("PARITRACE_PYTHON");
+  std::vector<char*> arguments = {const_cast<char*>(python != nullptr ? python : "python3"), const_cast<char*>("-m"),
+                                  const_cast<char*>("paritrace")};
+  for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
+  arguments.push_back(nullptr);
+  ::execvp(arguments[0], arguments.data());
+  return Fail(kBadInput, "capture needs python3 with the paritrace package: pip install paritrace");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "capture") return RunCapture(argc, argv);
+  CLI::App app{"Finds out why an inference engine does not give the same answer as the reference.", "paritrace"};
+  app.set_version_flag("--version", "paritrace " PARITRACE_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "paritrace capture hf|llamacpp … records an engine (python -m paritrace capture --help).\n"
+      "Exit codes: 0 parity, 1 diverged, 2 bad usage or input, 3 nothing to compare.");
+  int exit_code = 0;
+  paritrace::cli::AddDiff(app, exit_code);
+  paritrace::cli::AddDiagnose(app, exit_code);
+  paritrace::cli::AddRun(app, exit_code);
+  paritrace::cli::AddShow(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return Fail(kBadInput, error.what());
+  } catch (const paritrace::UsageError& error) {
+    return Fail(kBadInput, error.what());
+  } catch (const paritrace::FormatError& error) {
+    return Fail(kBadInput, error.what());
+  } catch (const paritrace::IncomparableError& error) {
+    return Fail(kIncomparable, error.what());
+  } catch (const std::bad_alloc&) {
+    return Fail(kBadInput, "out of memory");
+  } catch (const std::exception& error) {
+    return Fail(kInternal, error.what());
+  }
+  return exit_code;
+}

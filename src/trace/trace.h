@@ -1,0 +1,63 @@
+// A trace in memory: the header, and one entry a recorded tensor, whose values stay in the mapped files.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "core/tensor.h"
+
+namespace paritrace {
+
+struct TraceStep {
+  int step = 0;
+  std::int64_t start = 0;  // position of the step's first token
+  std::int64_t count = 0;  // tokens in the step
+};
+
+struct TraceHeader {
+  std::string engine_name, engine_version;
+  std::string model_name, model_architecture, model_file;
+  std::string arithmetic;                           // "" where the engine does not say
+  std::vector<std::vector<std::int64_t>> tokens;    // one list a sequence, decode steps included; empty: unknown
+  std::vector<TraceStep> steps;                     // empty: unknown
+  bool complete = true;                             // "status" is not "open"
+  nlohmann::ordered_json raw;                       // as it stands in the file, unknown keys included; {} if there is none
+};
+
+struct TraceEntry {
+  std::int64_t seq = 0;
+  int step = 0;
+  std::string name;   // the engine's own
+  std::string site;   // canonical; "" where nothing maps it
+  TensorView tensor;  // tensor.bytes is empty in a digest trace; shape and dtype always stand
+  std::string hash;
+  nlohmann::ordered_json stats;  // null where none
+  std::string sketch;
+  [[nodiscard]] bool has_data() const { return !tensor.bytes.empty() || tensor.size() == 0; }
+};
+
+struct Trace {
+  std::string path;
+  TraceHeader header;
+  std::vector<TraceEntry> entries;  // in order of execution where the trace knows it, else in the file's order
+  bool has_order = true;            // false for a single file: order comes from the graph
+  std::vector<std::shared_ptr<const InputFile>> files;
+
+  // The first entry of that step and site that is recorded; nullptr if there is none.
+  [[nodiscard]] const TraceEntry* Find(int step, std::string_view site) const;
+  // Steps present in the entries, ascending.
+  [[nodiscard]] std::vector<int> Steps() const;
+};
+
+// Opens a trace directory or a single .safetensors file (anybody's: keys `name` or `step/name`).
+// Names without a site are mapped through the naming rules (naming.h).
+// Errors: UsageError, FormatError as in tensor_file.h; a torn last index line of an open trace is ignored, not an error.
+[[nodiscard]] Trace OpenTrace(const std::string& path);
+
+}  // namespace paritrace
