@@ -21,9 +21,9 @@ constexpr std::array kInfos = {
     DTypeInfo{"iq2_s", 256, 82, true},  DTypeInfo{"iq3_xxs", 256, 98, true}, DTypeInfo{"iq3_s", 256, 110, true},
     DTypeInfo{"iq4_nl", 32, 18, true},  DTypeInfo{"iq4_xs", 256, 136, true}, DTypeInfo{"tq1_0", 256, 54, true},
     DTypeInfo{"tq2_0", 256, 66, true},  DTypeInfo{"mxfp4", 32, 17, true},    DTypeInfo{"nvfp4", 64, 36, true},
-    DTypeInfo{"i2_s", 128, 32, true},
+    DTypeInfo{"i2_s", 128, 32, true},   DTypeInfo{"q8_1", 32, 36, true},     DTypeInfo{"q1_0", 128, 18, true},
 };
-static_assert(kInfos.size() == static_cast<std::size_t>(DType::kI2_S) + 1);
+static_assert(kInfos.size() == static_cast<std::size_t>(DType::kQ1_0) + 1);
 
 }  // namespace
 

@@ -14,7 +14,7 @@ enum class DType : std::uint8_t {
   // ggml block types: one entry is a block of `block_elements` values along the last axis.
   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kQ8_K,
   kIQ1_S, kIQ1_M, kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ3_XXS, kIQ3_S, kIQ4_NL, kIQ4_XS,
-  kTQ1_0, kTQ2_0, kMXFP4, kNVFP4, kI2_S,
+  kTQ1_0, kTQ2_0, kMXFP4, kNVFP4, kI2_S, kQ8_1, kQ1_0,
 };
 
 struct DTypeInfo {

@@ -20,6 +20,8 @@ std::optional<std::int64_t> ByteCount(const Shape& shape, DType dtype) {
   if (info.block_elements > 1 && (shape.empty() || shape.back() % info.block_elements != 0)) return std::nullopt;
   std::int64_t bytes = *count / info.block_elements;
   if (__builtin_mul_overflow(bytes, static_cast<std::int64_t>(info.block_bytes), &bytes)) return std::nullopt;
+  // The one type with something beside its blocks: the tensor's scale, padded to 32 bytes.
+  if (dtype == DType::kI2_S && __builtin_add_overflow(bytes, 32, &bytes)) return std::nullopt;
   return bytes;
 }
 
