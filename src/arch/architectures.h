@@ -1,0 +1,12 @@
+// One builder an architecture; the table in model.cc names them.
+#pragma once
+
+#include "arch/model.h"
+
+namespace paritrace {
+
+[[nodiscard]] Graph BuildLlama(const ModelSource& source);
+[[nodiscard]] Graph BuildQwen2(const ModelSource& source);
+[[nodiscard]] Graph BuildQwen3(const ModelSource& source);
+
+}  // namespace paritrace

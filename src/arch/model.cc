@@ -1,0 +1,46 @@
+#include "arch/model.h"
+
+#include <array>
+
+#include <fmt/format.h>
+
+#include "arch/architectures.h"
+#include "core/error.h"
+
+namespace paritrace {
+namespace {
+
+struct Architecture {
+  std::string_view name;  // HF's model_type, GGUF's general.architecture
+  Graph (*build)(const ModelSource&);
+  bool hf, gguf;
+};
+
+constexpr std::array kArchitectures = {
+    Architecture{"llama", BuildLlama, true, true},
+    Architecture{"mistral", BuildLlama, true, false},  // a GGUF of Mistral says "llama"
+    Architecture{"qwen2", BuildQwen2, true, true},
+    Architecture{"qwen3", BuildQwen3, true, true},
+};
+
+}  // namespace
+
+std::string SupportedArchitectures() {
+  std::string names;
+  for (const Architecture& known : kArchitectures) names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
+  return names;
+}
+
+Model LoadModel(const std::string& path) {
+  Model model;
+  model.source = std::make_shared<ModelSource>(path);
+  for (const Architecture& known : kArchitectures) {
+    if (known.name != model.source->architecture() || !(model.source->is_gguf() ? known.gguf : known.hf)) continue;
+    model.graph = known.build(*model.source);
+    return model;
+  }
+  throw UsageError(fmt::format("{}: architecture \"{}\" is not supported; supported: {}", path,
+                               model.source->architecture(), SupportedArchitectures()));
+}
+
+}  // namespace paritrace

@@ -1,0 +1,61 @@
+// How an engine rounds, as data: one row a policy. The operations (ops_*.cc) hold the graph of f64 steps with "round here"
+// marks; a policy says what each mark does. Adding an engine's arithmetic is adding a row here, not a code path there.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/dtype.h"
+
+namespace paritrace {
+
+enum class Rounding : std::uint8_t { kNone, kF32, kF16, kBF16 };
+
+// `value` rounded to nearest even in the given format, as a double. NaN and infinities pass; overflow becomes infinity.
+[[nodiscard]] double Round(Rounding rounding, double value);
+void RoundAll(Rounding rounding, std::span<double> values);
+
+// Half the distance between neighbouring numbers of the format at |value|: the largest error of one rounding. 0 for kNone.
+[[nodiscard]] double HalfUlp(Rounding rounding, double value);
+
+// Steps between two numbers of the format, through an ordered integer, so that it is right across zero. Both must be
+// representable in it. kNone counts f64 steps.
+[[nodiscard]] double UlpDistance(Rounding rounding, double a, double b);
+
+[[nodiscard]] std::string_view Name(Rounding rounding);  // "f64", "f32", "f16", "bf16"
+
+// What an engine does to the activations before a product with a weight.
+enum class DotInput : std::uint8_t {
+  kAsStored,
+  kGgml,  // to the weight's vec_dot_type: f16 -> f16, bf16 -> bf16, q4_0, q8_0 -> q8_0 blocks, K-quants -> q8_K blocks
+};
+
+// How products are summed. Engines sum in f32 in an order of their own (lanes, blocks): no emulation has that to the bit.
+// kExact predicts the value best; kF32Sequential is a sample of how large the error of *some* f32 order is.
+enum class Accumulate : std::uint8_t { kExact, kF32Sequential };
+
+struct Arithmetic {
+  std::string name;
+  Rounding weights = Rounding::kNone;  // what float weights of the model are kept as
+  Rounding storage = Rounding::kNone;  // outputs of every op
+  Rounding inner = Rounding::kNone;    // inside norms, softmax, RoPE tables and activations
+  DotInput dot_input = DotInput::kAsStored;
+  Accumulate accumulate = Accumulate::kExact;
+  Rounding kv_cache = Rounding::kNone;    // K after RoPE and V, as attention reads them
+  bool flash_attention = false;           // scores and probabilities are never stored
+  bool rope_angle_iterated = false;       // ggml: theta *= scale, pair by pair, in f32; else one power a pair
+  bool activation_stepwise = false;       // JAX: each step of SiLU rounds to storage, not only its result
+};
+
+// A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.
+[[nodiscard]] std::optional<Arithmetic> FindArithmetic(std::string_view name);
+
+// The names FindArithmetic knows, for messages: "f64, f32, …".
+[[nodiscard]] std::string ArithmeticNames();
+
+// The same policy with every sum done in f32, one product after another: with it, an upper sample of summation error.
+[[nodiscard]] Arithmetic WithSequentialSums(Arithmetic arithmetic);
+
+}  // namespace paritrace

@@ -1,0 +1,130 @@
+// A model as a list of operations in order of execution. The same list runs the oracle, is cut into segments for a replay,
+// and carries a hypothesis: a hypothesis is a copy of some nodes with a parameter, an input or a weight changed.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace paritrace {
+
+using NodeId = int;
+using WeightId = int;
+inline constexpr int kAbsent = -1;
+
+struct EmbedOp {
+  double scale = 1;           // multiplies the row
+  std::int64_t row_offset = 0;  // added to each token id
+};
+
+enum class NormKind : std::uint8_t { kRms, kLayer };
+enum class NormWeight : std::uint8_t { kTimes, kMissing, kTwice, kPlusOne };
+struct NormOp {
+  NormKind kind = NormKind::kRms;
+  double eps = 1e-5;
+  NormWeight use = NormWeight::kTimes;
+  double weight_factor = 1;
+  std::int64_t group = 0;  // lanes normalised together; 0: the whole row
+};
+
+// y = x W^T (+ bias). W [out, in].
+struct LinearOp {
+  bool transposed = false;  // uses W as if it were [in, out]; square weights only
+  double factor = 1;
+};
+
+enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };
+struct RopeOp {
+  RopePairing pairing = RopePairing::kHalfSplit;
+  std::int64_t heads = 1, head_dim = 1;
+  std::int64_t rotary_dim = 1;     // lanes turned, even; the rest pass
+  std::int64_t exponent_dim = 1;   // d in theta^(-2i/d)
+  double theta = 10000;
+  double position_scale = 1;       // linear scaling: positions times this
+  std::int64_t position_offset = 0;
+  double magnitude = 1;            // multiplies cos and sin (YaRN)
+  std::vector<double> frequency_factors;  // [rotary_dim / 2], divide the frequencies (llama3); empty: all 1
+  int direction = 1;               // -1 turns backwards
+  int times = 1;                   // 0: not applied, 2: applied twice
+};
+
+// scores[h, q, k] = softcap(scale * <Q[q, h], K[k, kv(h)]>), -inf where masked.
+struct ScoresOp {
+  std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
+  double scale = 1;
+  double softcap = 0;            // 0: none
+  bool causal = true;
+  std::int64_t mask_offset = 0;  // keys up to position q + offset are seen
+  std::int64_t window = 0;       // 0: none; else only keys with q - k < window
+  bool tiled_heads = false;      // kv(h) = h % kv_heads where h / (heads / kv_heads) is right
+};
+struct SoftmaxOp {};
+struct ContextOp {
+  std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
+  bool tiled_heads = false;
+};
+
+enum class Activation : std::uint8_t { kIdentity, kSilu, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kReluSquared, kSigmoid, kTanh };
+// inputs {gate, up}: act(gate) * up;  inputs {x}: act(x)
+struct ActivationOp {
+  Activation function = Activation::kSilu;
+};
+// Sum of all inputs, each times its factor.
+struct AddOp {
+  std::vector<double> factors;  // empty: all 1
+};
+// x times factor, then tanh-capped.
+struct ScaleOp {
+  double factor = 1;
+  double softcap = 0;
+};
+
+using Operation =
+    std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp, ScaleOp>;
+
+struct Node {
+  NodeId id = kAbsent;
+  std::string site;  // every node has one; unnamed steps carry a name with a leading '.', never recorded
+  int layer = kAbsent;
+  Operation op;
+  std::vector<NodeId> inputs;
+  WeightId weight = kAbsent, bias = kAbsent;
+};
+
+// A weight of the model, in the file's own layout. Linear weights: [out, in].
+struct Weight {
+  std::string name;
+  TensorView tensor;
+  std::string role;  // the site it belongs to, without its layer: "attn.q"; the same role in another layer has the same shape
+  int layer = kAbsent;
+};
+
+struct Graph {
+  std::string architecture;
+  std::int64_t vocabulary = 0, hidden = 0;
+  int layers = 0;
+  bool q_rows_interleaved = false;  // the file keeps q and k rows in adjacent-pair order (GGUF `llama`)
+  std::int64_t head_dim = 0;
+  bool depends_on_absolute_position = false;  // learned positions: a constant shift of all positions is then no equivalence
+  std::vector<Node> nodes;      // in order of execution: inputs come before their users
+  std::vector<Weight> weights;
+
+  NodeId Add(Node node);                     // fills id
+  WeightId AddWeight(Weight weight);
+  [[nodiscard]] const Node* Find(std::string_view site) const;
+  [[nodiscard]] std::vector<NodeId> UsersOf(NodeId id) const;
+
+ private:
+  std::unordered_map<std::string, NodeId> by_site_;
+};
+
+[[nodiscard]] std::string_view Name(Activation activation);
+[[nodiscard]] std::optional<Activation> ParseActivation(std::string_view name);  // HF's hidden_act names
+
+}  // namespace paritrace

@@ -1,0 +1,76 @@
+// The operations of a model, each in any emulated arithmetic. Input and output values are doubles; the policy says where
+// they are rounded. With the policy f64 nothing is rounded and every sum runs in one fixed order.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "graph/arithmetic.h"
+#include "graph/graph.h"
+#include "graph/value.h"
+
+namespace paritrace {
+
+// What a forward pass runs on. One sequence; all steps of a run stand side by side, so that row t is token t.
+struct RunInput {
+  std::vector<std::int64_t> tokens;     // [tokens]
+  std::vector<std::int64_t> positions;  // [tokens], absolute
+  [[nodiscard]] std::int64_t count() const { return static_cast<std::int64_t>(tokens.size()); }
+};
+
+// Computes one node from its inputs, in the order node.inputs names them.
+// Errors: UsageError if a token is outside the vocabulary or a weight's dtype cannot be decoded.
+[[nodiscard]] Value Compute(const Node& node, std::span<const Value* const> inputs, const Graph& graph,
+                            const RunInput& run, const Arithmetic& arithmetic);
+
+// Attention without stored scores, as a flash kernel does it: keys one by one with a running maximum and a running sum,
+// the weighted sum of V kept in the cache's precision (ggml-cpu: f16).
+//   q [tokens, heads * head_dim], k and v [tokens, kv_heads * head_dim]; result as q.
+[[nodiscard]] Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, const Value& q, const Value& k,
+                                        const Value& v, const RunInput& run, const Arithmetic& arithmetic);
+
+// The parts, one file each.
+[[nodiscard]] Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const Weight* bias,
+                                const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
+                                  const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeRope(const RopeOp& op, const Value& x, const RunInput& run, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
+                                  const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs,
+                                      const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic);
+
+// The key/value head that query head `head` reads.
+[[nodiscard]] std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads, bool tiled);
+
+// Whether the query at `q_position` sees the key at `k_position`.
+[[nodiscard]] bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position);
+
+// All values of a vector weight (norm weight, bias), rounded as the policy keeps weights.
+[[nodiscard]] std::vector<double> VectorWeight(const Weight& weight, const Arithmetic& arithmetic);
+
+// A sum in the policy's order: exact (f64, front to back) or f32 after every addition.
+class Summer {
+ public:
+  explicit Summer(Accumulate accumulate) : f32_(accumulate == Accumulate::kF32Sequential) {}
+  void Add(double value) {
+    if (f32_) {
+      sum32_ += static_cast<float>(value);
+    } else {
+      sum64_ += value;
+    }
+  }
+  [[nodiscard]] double sum() const { return f32_ ? static_cast<double>(sum32_) : sum64_; }
+
+ private:
+  bool f32_;
+  float sum32_ = 0;
+  double sum64_ = 0;
+};
+
+}  // namespace paritrace

@@ -1,0 +1,171 @@
+// Scores, softmax and the weighted sum of V, stored step by step (eager attention) or fused (flash attention).
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/parallel.h"
+#include "graph/ops.h"
+
+namespace paritrace {
+namespace {
+
+constexpr double kMasked = -std::numeric_limits<double>::infinity();
+
+// K or V as attention reads it from the cache.
+std::vector<double> Cached(const Value& value, const Arithmetic& arithmetic) {
+  std::vector<double> cached = value.data;
+  RoundAll(arithmetic.kv_cache, cached);
+  return cached;
+}
+
+// ggml rounds the other operand to the cache's type before the product.
+std::vector<double> AgainstCache(const Value& value, const Arithmetic& arithmetic) {
+  std::vector<double> rounded = value.data;
+  if (arithmetic.dot_input == DotInput::kGgml) RoundAll(arithmetic.kv_cache, rounded);
+  return rounded;
+}
+
+double Dot(const double* a, const double* b, std::int64_t n, const Arithmetic& arithmetic) {
+  Summer sum(arithmetic.accumulate);
+  for (std::int64_t i = 0; i < n; ++i) sum.Add(a[i] * b[i]);
+  return sum.sum();
+}
+
+double ScaledScore(const ScoresOp& op, double dot, const Arithmetic& arithmetic) {
+  const Rounding storage = arithmetic.storage;
+  double score = Round(storage, Round(storage, dot) * op.scale);
+  if (op.softcap > 0) {
+    score = Round(storage, score / op.softcap);
+    score = Round(storage, std::tanh(score));
+    score = Round(storage, score * op.softcap);
+  }
+  return score;
+}
+
+}  // namespace
+
+std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads, bool tiled) {
+  return tiled ? head % kv_heads : head / (heads / kv_heads);
+}
+
+bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position) {
+  if (op.causal && k_position > q_position + op.mask_offset) return false;
+  if (op.window <= 0) return true;
+  const std::int64_t distance = q_position - k_position;
+  return op.causal ? distance < op.window : std::abs(distance) < op.window;
+}
+
+Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
+                    const Arithmetic& arithmetic) {
+  const std::int64_t tokens = run.count();
+  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic);
+  Value out({op.heads, tokens, tokens});
+  ParallelFor(op.heads * tokens, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t head = r / tokens, t = r % tokens;
+      const std::int64_t kv = KvHead(head, op.heads, op.kv_heads, op.tiled_heads);
+      const auto row = out.row(r);
+      for (std::int64_t s = 0; s < tokens; ++s) {
+        if (!IsVisible(op, run.positions[static_cast<std::size_t>(t)], run.positions[static_cast<std::size_t>(s)])) {
+          row[static_cast<std::size_t>(s)] = kMasked;
+          continue;
+        }
+        const double dot = Dot(queries.data() + t * q.cols() + head * op.head_dim,
+                               keys.data() + s * k.cols() + kv * op.head_dim, op.head_dim, arithmetic);
+        row[static_cast<std::size_t>(s)] = ScaledScore(op, dot, arithmetic);
+      }
+    }
+  });
+  return out;
+}
+
+Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic) {
+  const Rounding inner = arithmetic.inner;
+  Value out(scores.shape);
+  ParallelFor(scores.rows(), 32, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const auto in = scores.row(r);
+      const auto to = out.row(r);
+      double largest = kMasked;
+      for (const double score : in) {
+        if (std::isnan(score)) largest = score;
+        if (score > largest) largest = score;
+      }
+      Summer sum(arithmetic.accumulate);
+      for (std::size_t i = 0; i < in.size(); ++i) {
+        to[i] = in[i] == kMasked ? 0.0 : Round(inner, std::exp(Round(inner, in[i] - largest)));
+        sum.Add(to[i]);
+      }
+      const double total = Round(inner, sum.sum());
+      for (double& value : to) value = Round(arithmetic.storage, Round(inner, value / total));
+    }
+  });
+  return out;
+}
+
+Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, const Arithmetic& arithmetic) {
+  const std::int64_t tokens = v.rows();
+  const std::vector<double> weights = AgainstCache(probs, arithmetic), values = Cached(v, arithmetic);
+  Value out({tokens, op.heads * op.head_dim});
+  ParallelFor(tokens * op.heads, 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<Summer> sums;
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t t = r / op.heads, head = r % op.heads;
+      const std::int64_t kv = KvHead(head, op.heads, op.kv_heads, op.tiled_heads);
+      sums.assign(static_cast<std::size_t>(op.head_dim), Summer(arithmetic.accumulate));
+      const double* row = weights.data() + (head * tokens + t) * tokens;
+      for (std::int64_t s = 0; s < tokens; ++s) {
+        if (row[s] == 0) continue;
+        const double* lanes = values.data() + s * v.cols() + kv * op.head_dim;
+        for (std::int64_t d = 0; d < op.head_dim; ++d) sums[static_cast<std::size_t>(d)].Add(row[s] * lanes[d]);
+      }
+      double* to = out.data.data() + t * out.cols() + head * op.head_dim;
+      for (std::int64_t d = 0; d < op.head_dim; ++d) to[d] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
+    }
+  });
+  return out;
+}
+
+Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, const Value& q, const Value& k,
+                          const Value& v, const RunInput& run, const Arithmetic& arithmetic) {
+  const std::int64_t tokens = run.count(), dim = context.head_dim;
+  const Rounding inner = arithmetic.inner, kept = arithmetic.kv_cache;
+  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic), values = Cached(v, arithmetic);
+  Value out({tokens, context.heads * dim});
+  ParallelFor(tokens * context.heads, 8, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> sum(static_cast<std::size_t>(dim));
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t t = r / context.heads, head = r % context.heads;
+      const std::int64_t k_head = KvHead(head, scores.heads, scores.kv_heads, scores.tiled_heads);
+      const std::int64_t v_head = KvHead(head, context.heads, context.kv_heads, context.tiled_heads);
+      std::ranges::fill(sum, 0.0);
+      double largest = kMasked, total = 0;
+      for (std::int64_t s = 0; s < tokens; ++s) {
+        if (!IsVisible(scores, run.positions[static_cast<std::size_t>(t)], run.positions[static_cast<std::size_t>(s)])) continue;
+        const double dot = Dot(queries.data() + t * q.cols() + head * scores.head_dim,
+                               keys.data() + s * k.cols() + k_head * scores.head_dim, scores.head_dim, arithmetic);
+        double score = Round(inner, Round(inner, dot) * scores.scale);
+        if (scores.softcap > 0) score = Round(inner, scores.softcap * Round(inner, std::tanh(score / scores.softcap)));
+        double shrink = 1, weight = 1;
+        if (score > largest) {
+          shrink = largest == kMasked ? 0.0 : Round(inner, std::exp(Round(inner, largest - score)));
+          largest = score;
+          for (double& lane : sum) lane = Round(kept, lane * shrink);
+        } else {
+          weight = Round(inner, std::exp(Round(inner, score - largest)));
+        }
+        const double* lanes = values.data() + s * v.cols() + v_head * dim;
+        for (std::int64_t d = 0; d < dim; ++d) {
+          double& lane = sum[static_cast<std::size_t>(d)];
+          lane = Round(kept, lane + lanes[d] * weight);
+        }
+        total = Round(inner, total * shrink + weight);
+      }
+      double* to = out.data.data() + t * out.cols() + head * dim;
+      for (std::int64_t d = 0; d < dim; ++d) to[d] = total == 0 ? 0.0 : Round(arithmetic.storage, sum[static_cast<std::size_t>(d)] / total);
+    }
+  });
+  return out;
+}
+
+}  // namespace paritrace

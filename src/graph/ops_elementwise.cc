@@ -1,0 +1,78 @@
+// Activations, sums and scalings.
+#include <cmath>
+#include <numbers>
+
+#include "graph/ops.h"
+
+namespace paritrace {
+namespace {
+
+double Apply(Activation function, double x) {
+  switch (function) {
+    case Activation::kIdentity: return x;
+    case Activation::kSilu: return x / (1.0 + std::exp(-x));
+    case Activation::kGeluErf: return 0.5 * x * (1.0 + std::erf(x * std::numbers::sqrt2 / 2.0));
+    // Hendrycks and Gimpel, arXiv:1606.08415, section 2.
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case Activation::kGeluQuick: return x / (1.0 + std::exp(-1.702 * x));
+    case Activation::kRelu: return x > 0 ? x : (std::isnan(x) ? x : 0.0);
+    case Activation::kReluSquared: return x > 0 ? x * x : (std::isnan(x) ? x : 0.0);
+    case Activation::kSigmoid: return 1.0 / (1.0 + std::exp(-x));
+    case Activation::kTanh: return std::tanh(x);
+  }
+  return x;
+}
+
+// JAX lowers SiLU to a chain of ops, each of which stores its result.
+double ApplyStepwise(Activation function, double x, Rounding storage) {
+  if (function != Activation::kSilu) return Apply(function, x);
+  const double sigmoid = Round(storage, 1.0 / Round(storage, 1.0 + Round(storage, std::exp(-x))));
+  return x * sigmoid;
+}
+
+}  // namespace
+
+Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic) {
+  const Rounding storage = arithmetic.storage;
+  Value out(inputs[0]->shape);
+  for (std::size_t i = 0; i < out.data.size(); ++i) {
+    const double x = inputs[0]->data[i];
+    double y = arithmetic.activation_stepwise ? ApplyStepwise(op.function, x, storage) : Apply(op.function, x);
+    y = Round(storage, y);
+    if (inputs.size() > 1) y = Round(storage, y * inputs[1]->data[i]);
+    out.data[i] = y;
+  }
+  return out;
+}
+
+Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic) {
+  Value out(inputs[0]->shape);
+  for (std::size_t i = 0; i < out.data.size(); ++i) {
+    double sum = 0;
+    for (std::size_t j = 0; j < inputs.size(); ++j) {
+      const double factor = op.factors.empty() ? 1.0 : op.factors[j];
+      const double term = factor == 1 ? inputs[j]->data[i] : Round(arithmetic.storage, inputs[j]->data[i] * factor);
+      sum = j == 0 ? term : Round(arithmetic.storage, sum + term);
+    }
+    out.data[i] = sum;
+  }
+  return out;
+}
+
+Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic) {
+  const Rounding storage = arithmetic.storage;
+  Value out(x.shape);
+  for (std::size_t i = 0; i < out.data.size(); ++i) {
+    double y = op.factor == 1 ? x.data[i] : Round(storage, x.data[i] * op.factor);
+    if (op.softcap > 0) {
+      y = Round(storage, y / op.softcap);
+      y = Round(storage, std::tanh(y));
+      y = Round(storage, y * op.softcap);
+    }
+    out.data[i] = y;
+  }
+  return out;
+}
+
+}  // namespace paritrace

@@ -1,0 +1,180 @@
+// Products with a weight matrix, decoded row by row from the mapped file, never as a whole.
+//
+// The sum over the inputs runs front to back for every output, so that it is one fixed order on every machine and for any
+// number of threads; the vector lanes hold different tokens, not parts of one sum.
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "core/decode.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "graph/ops.h"
+
+// Function multiversioning resolves before the sanitizers' run-time is up.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define PARITRACE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define PARITRACE_CLONES
+#endif
+
+namespace paritrace {
+namespace {
+
+constexpr std::int64_t kLanes = 16;  // tokens side by side
+constexpr std::int64_t kRows = 4;    // weight rows at a time: as many independent chains of additions
+
+// acc[r][t] = sum over i of w[r][i] * x[i][t], i ascending. x [in, kLanes], w kRows rows of `in`.
+template <typename T>
+inline __attribute__((always_inline)) void BlockBody(const T* w, const T* x, std::int64_t in, T* acc) {
+  T sums[kRows][kLanes] = {};
+  for (std::int64_t i = 0; i < in; ++i) {
+    const T* lanes = x + i * kLanes;
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const T weight = w[r * in + i];
+      for (std::int64_t t = 0; t < kLanes; ++t) sums[r][t] += weight * lanes[t];
+    }
+  }
+  std::copy_n(&sums[0][0], kRows * kLanes, acc);
+}
+
+PARITRACE_CLONES void Block64(const double* w, const double* x, std::int64_t in, double* acc) {
+  BlockBody(w, x, in, acc);
+}
+PARITRACE_CLONES void Block32(const float* w, const float* x, std::int64_t in, float* acc) { BlockBody(w, x, in, acc); }
+
+void Block(const double* w, const double* x, std::int64_t in, double* acc) { Block64(w, x, in, acc); }
+void Block(const float* w, const float* x, std::int64_t in, float* acc) { Block32(w, x, in, acc); }
+
+// ggml's quantize_row_q8_0: scale amax / 127 stored as f16, codes from the unrounded reciprocal.
+void RoundToQ8Blocks(std::span<double> row) {
+  constexpr std::size_t kBlock = 32;
+  for (std::size_t start = 0; start + kBlock <= row.size(); start += kBlock) {
+    const auto block = row.subspan(start, kBlock);
+    float largest = 0;
+    for (const double x : block) largest = std::max(largest, std::fabs(static_cast<float>(x)));
+    const auto scale = static_cast<float>(Round(Rounding::kF16, largest / 127.0F));
+    const float inverse = largest != 0 ? 127.0F / largest : 0.0F;
+    for (double& x : block) x = static_cast<double>(scale) * std::nearbyint(static_cast<float>(x) * inverse);
+  }
+}
+
+// ggml's quantize_row_q8_K: blocks of 256, scale from the value of largest magnitude, kept in f32.
+void RoundToQ8KBlocks(std::span<double> row) {
+  constexpr std::size_t kBlock = 256;
+  for (std::size_t start = 0; start + kBlock <= row.size(); start += kBlock) {
+    const auto block = row.subspan(start, kBlock);
+    float extreme = 0;
+    for (const double x : block) {
+      if (std::fabs(x) > std::fabs(extreme)) extreme = static_cast<float>(x);
+    }
+    if (extreme == 0) {
+      std::ranges::fill(block, 0.0);
+      continue;
+    }
+    const float inverse = -127.0F / extreme, scale = 1.0F / inverse;
+    for (double& x : block) {
+      x = static_cast<double>(scale) * std::min(127.0F, std::nearbyint(static_cast<float>(x) * inverse));
+    }
+  }
+}
+
+void RoundDotInput(const Arithmetic& arithmetic, DType weight, std::span<double> row) {
+  if (arithmetic.dot_input != DotInput::kGgml) return;
+  switch (weight) {
+    case DType::kF16: return RoundAll(Rounding::kF16, row);
+    case DType::kBF16: return RoundAll(Rounding::kBF16, row);
+    case DType::kQ4_0: case DType::kQ4_1: case DType::kQ5_0: case DType::kQ5_1: case DType::kQ8_0: case DType::kIQ4_NL:
+      return RoundToQ8Blocks(row);
+    case DType::kQ2_K: case DType::kQ3_K: case DType::kQ4_K: case DType::kQ5_K: case DType::kQ6_K: case DType::kTQ1_0:
+    case DType::kTQ2_0: case DType::kIQ4_XS:
+      return RoundToQ8KBlocks(row);
+    default: return;
+  }
+}
+
+// [in, kLanes] blocks of the tokens, one after another.
+template <typename T>
+std::vector<T> Transposed(const Value& x, const Arithmetic& arithmetic, DType weight) {
+  const std::int64_t in = x.cols(), blocks = (x.rows() + kLanes - 1) / kLanes;
+  std::vector<T> lanes(static_cast<std::size_t>(blocks * in * kLanes), T{0});
+  std::vector<double> row(static_cast<std::size_t>(in));
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    std::ranges::copy(x.row(t), row.begin());
+    RoundDotInput(arithmetic, weight, row);
+    T* to = lanes.data() + (t / kLanes) * in * kLanes + t % kLanes;
+    for (std::int64_t i = 0; i < in; ++i) to[i * kLanes] = static_cast<T>(row[static_cast<std::size_t>(i)]);
+  }
+  return lanes;
+}
+
+// Row `r` of the matrix as it is used, in doubles or floats.
+template <typename T>
+void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>& whole, const Arithmetic& arithmetic,
+             std::int64_t r, std::int64_t in, T* to) {
+  if (op.transposed) {
+    for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(whole[static_cast<std::size_t>(i * in + r)]);
+  } else if constexpr (std::is_same_v<T, float>) {
+    DecodeF32(weight.tensor, r * in, in, to);
+  } else {
+    DecodeF64(weight.tensor, r * in, in, to);
+  }
+  for (std::int64_t i = 0; i < in; ++i) {
+    if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16) to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
+    if (op.factor != 1) to[i] = static_cast<T>(to[i] * op.factor);
+  }
+}
+
+template <typename T>
+void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Arithmetic& arithmetic, Value& out) {
+  const std::int64_t in = x.cols(), rows = out.cols();
+  const std::vector<T> lanes = Transposed<T>(x, arithmetic, weight.tensor.dtype);
+  const std::vector<double> whole = op.transposed ? DecodeAll(weight.tensor) : std::vector<double>();
+  ParallelFor(rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<T> w(static_cast<std::size_t>(kRows * in));
+    T acc[kRows * kLanes];
+    for (std::int64_t first = begin; first < end; first += kRows) {
+      const std::int64_t used = std::min(kRows, end - first);
+      for (std::int64_t r = 0; r < used; ++r) UsedRow(op, weight, whole, arithmetic, first + r, in, w.data() + r * in);
+      for (std::int64_t t0 = 0; t0 < x.rows(); t0 += kLanes) {
+        Block(w.data(), lanes.data() + t0 * in, in, acc);
+        for (std::int64_t r = 0; r < used; ++r) {
+          for (std::int64_t t = t0; t < std::min(x.rows(), t0 + kLanes); ++t) {
+            out.row(t)[static_cast<std::size_t>(first + r)] = static_cast<double>(acc[r * kLanes + t - t0]);
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
+                    const Arithmetic& arithmetic) {
+  const Shape& shape = weight.tensor.shape;
+  if (shape.size() != 2 || shape[1] != x.cols() || (op.transposed && shape[0] != shape[1])) {
+    throw InternalError(fmt::format("{}: shape {} does not take {} inputs", weight.name, ToString(shape), x.cols()));
+  }
+  Value out({x.rows(), shape[0]});
+  if (arithmetic.accumulate == Accumulate::kF32Sequential) {
+    Multiply<float>(op, x, weight, arithmetic, out);
+  } else {
+    Multiply<double>(op, x, weight, arithmetic, out);
+  }
+  if (bias == nullptr) {
+    RoundAll(arithmetic.storage, out.data);
+    return out;
+  }
+  const std::vector<double> shift = VectorWeight(*bias, arithmetic);
+  // torch adds the bias inside the product's accumulator and rounds once; ggml stores the product first.
+  const Rounding product = arithmetic.dot_input == DotInput::kGgml ? arithmetic.storage : arithmetic.inner;
+  for (std::int64_t t = 0; t < out.rows(); ++t) {
+    const auto row = out.row(t);
+    for (std::size_t o = 0; o < row.size(); ++o) row[o] = Round(arithmetic.storage, Round(product, row[o]) + shift[o]);
+  }
+  return out;
+}
+
+}  // namespace paritrace
