@@ -1,0 +1,46 @@
+# Every target does its own set-up. What they do is in scripts/; here is only what calls what.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help build test demo bench format lint tidy clean distclean
+
+PYTHON_IN_VENV := .venv/bin/python
+
+help: ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/  \1|\2/p' Makefile | column -t -s '|'
+
+build: ## set up what is missing, build, install: leaves .venv/bin/paritrace
+	@scripts/setup.sh
+	@scripts/build.sh package
+
+# The last line is 'N passed, N failed' also where the build is what failed.
+test: ## build, then all C++ and Python tests; the last line is 'N passed, N failed'
+	@{ scripts/setup.sh && scripts/build.sh all; } || { echo "0 passed, 1 failed"; exit 1; }
+	@$(PYTHON_IN_VENV) scripts/run_tests.py
+
+demo: build ## a wrongly and a rightly converted model, run by llama.cpp and Hugging Face, diagnosed
+	@$(PYTHON_IN_VENV) scripts/demo.py
+
+bench: ## the benchmarks, with the machine they ran on
+	@scripts/setup.sh
+	@scripts/build.sh all
+	@scripts/bench.sh
+
+format: ## lay out C++ and Python files
+	@scripts/setup.sh lint
+	@scripts/lint.sh --fix
+
+lint: ## check layout, Python, scripts and compiler flags; changes nothing
+	@scripts/setup.sh lint
+	@scripts/lint.sh
+
+tidy: ## clang-tidy over the C++ files; slow
+	@scripts/setup.sh lint
+	@scripts/build.sh all
+	@scripts/tidy.sh
+
+clean: ## remove what was built; .venv stays
+	rm -rf build dist demo-out
+
+distclean: clean ## remove .venv too
+	rm -rf .venv

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Builds the project after scripts/setup.sh.
+#   scripts/build.sh package     the program, the extension module and the Python package, installed: .venv/bin/paritrace
+#   scripts/build.sh all         that, and the C++ tests and benchmarks
+# pip and CMake share one build folder, that of the preset `release`: the library is compiled once for both.
+source "$(dirname "$0")/common.sh"
+what=${1:-package}
+case $what in package | all) ;; *) die "usage: scripts/build.sh [package|all]" ;; esac
+[[ -x $VENV_PYTHON ]] || die "there is no .venv yet: run scripts/setup.sh, or make build"
+lock
+
+BUILD=build/release
+! command -v ccache >/dev/null || export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+export CMAKE_BUILD_PARALLEL_LEVEL=$JOBS
+
+install_package() {
+  # No dependencies: set-up has installed the pinned ones.
+  "$VENV_PYTHON" -m pip install --disable-pip-version-check --no-input --no-index --no-deps --no-build-isolation --verbose \
+    --config-settings=build-dir="$BUILD" \
+    --config-settings=build.targets="paritrace;_core" \
+    --config-settings=cmake.build-type=Release \
+    --config-settings=cmake.define.PARITRACE_PYTHON=ON \
+    --config-settings=cmake.define.PARITRACE_TESTS=ON \
+    --config-settings=cmake.define.PARITRACE_BENCH=ON \
+    .
+}
+
+# Tests and benchmarks are configured in the same folder but are not in the package.
+package_files() {
+  find CMakeLists.txt pyproject.toml README.md LICENSE cmake src include python rules -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort
+}
+mapfile -t files < <(package_files)
+inputs=$(hash_of "$(printf '%s\n' "${files[@]}")" "${files[@]}" requirements/python.txt)
+if ! is_stamped package "$inputs" || [[ ! -x $VENV/bin/paritrace || ! -f $BUILD/CMakeCache.txt ]]; then
+  stage package "build: compiling and installing paritrace" install_package
+  stamp package "$inputs"
+fi
+if [[ $what == all ]]; then
+  stage tests "build: compiling the C++ tests and benchmarks" cmake --build "$BUILD"
+fi

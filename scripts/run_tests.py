@@ -1,0 +1,159 @@
+"""Runs the C++ and the Python tests and ends with one line over both: `N passed, N failed`, `, N skipped` where some were.
+
+The count is read from the JUnit files of ctest and pytest, never from their screens. What is not counted there must not be
+lost: a runner that crashes, hangs, finds no tests, or fails without naming a test is one more failure.
+
+    .venv/bin/python scripts/run_tests.py                 # all
+    .venv/bin/python scripts/run_tests.py --only python   # one side; --only cpp the other
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CPP_BUILD = ROOT / "build" / "release"
+REPORTS = ROOT / "build" / "test-reports"
+SECONDS_A_TEST = 300  # the slowest test captures real engines; ten times what it takes on two cores
+SECONDS_A_RUNNER = 1500
+
+
+@dataclass
+class Tally:
+    """Counts of one runner. `notes` says what failed that no test stands for."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_failure(self, note):
+        """Counts a failure that no test case stands for."""
+        self.failed += 1
+        self.notes.append(note)
+
+
+def count_cases(path):
+    """Returns the Tally of a JUnit file; ET.ParseError or OSError where there is no whole one."""
+    tally = Tally()
+    for case in ET.parse(path).getroot().iter("testcase"):
+        children = {child.tag for child in case}
+        name = "::".join(part for part in (case.get("classname"), case.get("name")) if part)
+        skipped = case.find("skipped")
+        # ctest calls a test whose program is missing "notrun", in the same words as a skip that the test asked for.
+        asked_for = skipped is not None and (
+            case.get("status") is None or (skipped.get("message") or "").upper().startswith("SKIP")
+        )
+        if children & {"failure", "error"} or case.get("status") == "fail" or (skipped is not None and not asked_for):
+            tally.failed += 1
+            tally.failures.append(name)
+        elif skipped is not None or case.get("status") == "disabled":
+            tally.skipped += 1
+        else:
+            tally.passed += 1
+    return tally
+
+
+def run_bounded(command, environment):
+    """Runs `command` in its own process group; returns its exit code, or None where it ran past SECONDS_A_RUNNER."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        return process.wait(timeout=SECONDS_A_RUNNER)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:  # timeout or Ctrl-C: take down what the tests started, too
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def run(name, command, report, environment, clean_exits):
+    """Runs one runner and returns its Tally. `clean_exits`: {exit code: how many failures it stands for, at least}."""
+    print(f"== {name} tests", flush=True)
+    report.unlink(missing_ok=True)
+    started = time.monotonic()
+    code = run_bounded(command, environment)
+    try:
+        tally = count_cases(report)
+    except (OSError, ET.ParseError):
+        tally = Tally()
+        tally.add_failure(f"{name}: the runner wrote no report (exit code {code})")
+    if code is None:
+        tally.add_failure(f"{name}: stopped after {SECONDS_A_RUNNER} s")
+    elif code not in clean_exits and tally.failed == 0:
+        tally.add_failure(f"{name}: the runner ended with exit code {code}")
+    elif tally.failed < clean_exits.get(code, 1):
+        tally.add_failure(f"{name}: the runner reports a failure (exit code {code}) that no test stands for")
+    if tally.passed + tally.failed == 0:
+        tally.add_failure(f"{name}: no test ran")
+    print(f"== {name}: {summary(tally)} in {time.monotonic() - started:.0f} s", flush=True)
+    return tally
+
+
+def run_cpp(environment):
+    """Runs ctest over the build folder."""
+    report = REPORTS / "cpp.xml"
+    command = [
+        "ctest", "--test-dir", str(CPP_BUILD), "--output-junit", str(report), "--output-on-failure", "--no-tests=error",
+        "--timeout", str(SECONDS_A_TEST), "--parallel", str(os.cpu_count() or 1), "--progress",
+    ]  # fmt: skip
+    return run("C++", command, report, environment, {0: 0, 8: 1})
+
+
+def run_python(environment):
+    """Runs pytest over tests/python, against the installed package."""
+    report = REPORTS / "python.xml"
+    command = [
+        sys.executable, "-m", "pytest", "tests/python", "-q", "--timeout", str(SECONDS_A_TEST),
+        "--junitxml", str(report), "--durations", "5", "--durations-min", "10",
+    ]  # fmt: skip
+    return run("Python", command, report, environment, {0: 0, 1: 1})
+
+
+def summary(tally):
+    """Returns the line that scripts read."""
+    line = f"{tally.passed} passed, {tally.failed} failed"
+    return f"{line}, {tally.skipped} skipped" if tally.skipped else line
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs the C++ and the Python tests and sums them.")
+    parser.add_argument("--only", choices=["cpp", "python"], help="run one side")
+    arguments = parser.parse_args()
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    environment["PATH"] = os.pathsep.join([str(ROOT / ".venv" / "bin"), environment.get("PATH", "")])
+    # A test that needs the network is a test that fails on another day.
+    environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+
+    tallies = []
+    if arguments.only != "python":
+        tallies.append(run_cpp(environment))
+    if arguments.only != "cpp":
+        tallies.append(run_python(environment))
+
+    total = Tally()
+    for tally in tallies:
+        total.passed += tally.passed
+        total.failed += tally.failed
+        total.skipped += tally.skipped
+        for line in tally.failures + tally.notes:
+            print(f"FAILED {line}")
+    print(summary(total), flush=True)
+    return 0 if total.failed == 0 and total.passed > 0 else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("0 passed, 1 failed", flush=True)
+        sys.exit(130)
