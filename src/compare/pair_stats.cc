@@ -1,0 +1,454 @@
+#include "compare/pair_stats.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include <fmt/format.h>
+
+#include "compare/pair_kernels.h"
+#include "core/decode.h"
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace paritrace {
+namespace {
+
+// Values a kernel takes at once: small enough that a second look (NaN found, place of the maximum) finds them in cache.
+constexpr std::int64_t kRun = 16384;
+// Values decoded at once: two tiles of doubles lie in the first-level cache together.
+constexpr std::int64_t kTile = 1024;
+// Longer rows are cut so that several threads share them; a multiple of every block size.
+constexpr std::int64_t kPiece = 1 << 16;
+// Values a thread takes at once: large against the cost of taking them, small against a large tensor.
+constexpr std::int64_t kChunk = 1 << 18;
+
+double CosineOf(double rr, double ss, double rs) {
+  if (rr == 0 && ss == 0) return 1;
+  if (rr == 0 || ss == 0) return 0;
+  // Roots first: a product of two sums may overflow where neither sum does.
+  return std::clamp(rs / (std::sqrt(rr) * std::sqrt(ss)), -1.0, 1.0);
+}
+
+double NmseOf(double dd, double rr) {
+  if (dd == 0) return 0;
+  return rr == 0 ? std::numeric_limits<double>::infinity() : dd / rr;
+}
+
+bool Is64BitInteger(DType dtype) { return dtype == DType::kI64 || dtype == DType::kU64; }
+
+bool IsExactInF32(DType dtype) {
+  switch (dtype) {
+    case DType::kF64: case DType::kI32: case DType::kU32: case DType::kI64: case DType::kU64: return false;
+    default: return true;
+  }
+}
+
+bool IsContiguous(const SideLayout& side) { return side.inner_stride == 1 && side.order.empty(); }
+
+std::int64_t Place(const SideLayout& side, std::int64_t outer, std::int64_t row, std::int64_t inner) {
+  const std::int64_t at = side.order.empty() ? inner : side.order[static_cast<std::size_t>(inner)];
+  return side.base + outer * side.outer_stride + row * side.row_stride + at * side.inner_stride;
+}
+
+std::int64_t IndexOn(const SideLayout& side, const PairLayout& layout, std::int64_t index) {
+  return Place(side, index / layout.inner / layout.rows, index / layout.inner % layout.rows, index % layout.inner);
+}
+
+void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, double* out) { DecodeF64(tensor, begin, count, out); }
+void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, float* out) { DecodeF32(tensor, begin, count, out); }
+void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, long double* out) {
+  const std::byte* from = tensor.bytes.data() + begin * 8;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (tensor.dtype == DType::kI64) {
+      std::int64_t value;
+      __builtin_memcpy(&value, from + 8 * i, 8);
+      out[i] = value;
+    } else if (tensor.dtype == DType::kU64) {
+      std::uint64_t value;
+      __builtin_memcpy(&value, from + 8 * i, 8);
+      out[i] = value;
+    } else {
+      double value;
+      DecodeF64(tensor, begin + i, 1, &value);
+      out[i] = value;
+    }
+  }
+}
+
+// One side of a pair as values of type T, whatever the dtype and the layout.
+template <typename T>
+class TileReader {
+ public:
+  TileReader(const TensorView& tensor, const SideLayout& side) : tensor_(tensor), side_(side) {}
+
+  // count <= kTile values from (outer, row, inner); valid until the next call.
+  const T* Read(std::int64_t outer, std::int64_t row, std::int64_t inner, std::int64_t count) {
+    if (IsContiguous(side_)) return Span(Place(side_, outer, row, inner), count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      gathered_[static_cast<std::size_t>(i)] = *Span(Place(side_, outer, row, inner + i), 1);
+    }
+    return gathered_.data();
+  }
+
+ private:
+  // Decodes the window around [begin, begin + count) unless it is decoded already: gathers mostly stay inside one.
+  const T* Span(std::int64_t begin, std::int64_t count) {
+    if (begin < window_begin_ || begin + count > window_end_) {
+      constexpr std::int64_t kAlign = 256;  // a multiple of every block size
+      window_begin_ = begin / kAlign * kAlign;
+      window_end_ = std::min(tensor_.size(), window_begin_ + static_cast<std::int64_t>(window_.size()));
+      DecodeInto(tensor_, window_begin_, window_end_ - window_begin_, window_.data());
+    }
+    return window_.data() + (begin - window_begin_);
+  }
+
+  const TensorView& tensor_;
+  const SideLayout& side_;
+  std::int64_t window_begin_ = 0, window_end_ = 0;
+  std::array<T, kTile + 256> window_;
+  std::array<T, kTile> gathered_;
+};
+
+void Fold(const RunSums& sums, std::int64_t count, std::int64_t start, PairStats& total, PositionStats& position) {
+  total.count += count;
+  total.equal += sums.equal;
+  if (sums.max_abs > total.max_abs || (sums.max_abs == total.max_abs && sums.max_abs > 0 && start < total.max_abs_at)) {
+    total.max_abs = sums.max_abs;
+    total.max_abs_at = start;  // the run; the place within it is looked up once, at the end
+  }
+  total.abs.Add(sums.abs);
+  total.rr.Add(sums.aa);
+  total.ss.Add(sums.bb);
+  total.rs.Add(sums.ab);
+  total.dd.Add(sums.dd);
+  position.max_abs = std::max(position.max_abs, sums.max_abs);
+  position.rr += sums.aa;
+  position.ss += sums.bb;
+  position.rs += sums.ab;
+  position.dd += sums.dd;
+  position.unequal += count - sums.equal;
+}
+
+// Value by value, for runs that hold a NaN, an infinity, a mask on one side, or 64-bit integers.
+template <typename T>
+void FoldCarefully(const T* a, const T* b, std::int64_t count, std::int64_t start, bool masked_scores, PairStats& total,
+                   PositionStats& position) {
+  using Wide = std::conditional_t<std::is_same_v<T, float>, double, T>;  // differences as the kernels take them
+  RunSums sums;
+  long double abs = 0, aa = 0, bb = 0, ab = 0, dd = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Wide r = a[i], s = b[i];
+    if (masked_scores && (IsMaskedScore(r) || IsMaskedScore(s))) {
+      if (IsMaskedScore(r) && IsMaskedScore(s)) {
+        ++total.masked;
+        ++sums.equal;
+        continue;
+      }
+    } else if (std::isfinite(r) && std::isfinite(s)) {
+      const Wide difference = r - s;
+      const auto magnitude = static_cast<double>(std::fabs(difference));
+      sums.equal += r == s;
+      sums.max_abs = std::max(sums.max_abs, magnitude);
+      abs += std::fabs(static_cast<long double>(difference));
+      aa += static_cast<long double>(r) * r;
+      bb += static_cast<long double>(s) * s;
+      ab += static_cast<long double>(r) * s;
+      dd += static_cast<long double>(difference) * difference;
+      continue;
+    }
+    ++total.unmeasured;
+    total.nan_reference += std::isnan(r);
+    total.nan_subject += std::isnan(s);
+    total.nan_either += std::isnan(r) || std::isnan(s);
+    // A mask written as -inf is a mask, not an infinity, also where the other side lacks it.
+    const bool r_inf = std::isinf(r) && !(masked_scores && IsMaskedScore(r));
+    const bool s_inf = std::isinf(s) && !(masked_scores && IsMaskedScore(s));
+    total.inf_reference += r_inf;
+    total.inf_subject += s_inf;
+    total.inf_either += r_inf || s_inf;
+    if (r == s || (std::isnan(r) && std::isnan(s))) {
+      ++sums.equal;
+    } else {
+      ++total.mismatches;
+      ++position.mismatches;
+      const std::int64_t at = start + i;
+      if (total.first_mismatch < 0 || at < total.first_mismatch) total.first_mismatch = at;
+    }
+  }
+  sums.abs = static_cast<double>(abs);
+  sums.aa = static_cast<double>(aa);
+  sums.bb = static_cast<double>(bb);
+  sums.ab = static_cast<double>(ab);
+  sums.dd = static_cast<double>(dd);
+  Fold(sums, count, start, total, position);
+}
+
+// Both masked: taken out (0 against 0, which the kernel counts as equal). False, nothing done, if only one side is.
+bool TakeOutMasks(double* a, double* b, std::int64_t count, PairStats& total) {
+  std::int64_t both = 0, either = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    both += (a[i] <= kMaskBound) & (b[i] <= kMaskBound);
+    either += (a[i] <= kMaskBound) | (b[i] <= kMaskBound);
+  }
+  if (both != either) return false;
+  total.masked += both;
+  if (both == 0) return true;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const bool masked = a[i] <= kMaskBound;
+    a[i] = masked ? 0 : a[i];
+    b[i] = masked ? 0 : b[i];
+  }
+  return true;
+}
+
+bool Usable(const RunSums& sums) { return std::isfinite(sums.aa) && std::isfinite(sums.bb); }
+
+class Comparison {
+ public:
+  Comparison(const TensorView& reference, const TensorView& subject, const PairLayout& layout)
+      : reference_(reference), subject_(subject), layout_(layout) {
+    CheckSide(reference, layout.reference);
+    CheckSide(subject, layout.subject);
+    if (IsContiguous(layout.reference) && IsContiguous(layout.subject) && !layout.masked_scores) {
+      direct_ = FindRunKernel(reference.dtype, subject.dtype);
+    }
+  }
+
+  PairComparison Run(const ProgressFunction& progress) const {
+    PairComparison result;
+    const std::int64_t pieces = layout_.inner == 0 ? 1 : (layout_.inner - 1) / kPiece + 1;
+    const std::int64_t units = layout_.rows * pieces;
+    const std::int64_t work = std::max<std::int64_t>(1, layout_.outer * std::min(layout_.inner, kPiece));
+    const std::int64_t grain = std::max<std::int64_t>(1, kChunk / work);
+    std::vector<PositionStats> parts(static_cast<std::size_t>(units));
+    std::vector<PairStats> totals(units == 0 ? 0 : static_cast<std::size_t>((units - 1) / grain + 1));
+    ParallelFor(units, grain, [&](std::int64_t begin, std::int64_t end) {
+      PairStats total;
+      for (std::int64_t unit = begin; unit < end; ++unit) {
+        const std::int64_t inner = unit % pieces * kPiece;
+        const std::int64_t count = std::min(kPiece, layout_.inner - inner);
+        PositionStats position;
+        for (std::int64_t outer = 0; outer < layout_.outer; ++outer) AddSpan(outer, unit / pieces, inner, count, total, position);
+        parts[static_cast<std::size_t>(unit)] = position;
+      }
+      totals[static_cast<std::size_t>(begin / grain)] = total;
+      if (progress) progress(total.count);
+    });
+    for (const PairStats& total : totals) result.total.Merge(total);
+    if (pieces == 1) {
+      result.positions = std::move(parts);
+    } else {
+      result.positions.resize(static_cast<std::size_t>(layout_.rows));
+      for (std::size_t i = 0; i < parts.size(); ++i) result.positions[i / static_cast<std::size_t>(pieces)].Merge(parts[i]);
+    }
+    FindMaximum(result.total);
+    return result;
+  }
+
+ private:
+  static void CheckSide(const TensorView& tensor, const SideLayout& side, const PairLayout& layout) {
+    if (layout.Count() == 0) return;
+    std::int64_t last = layout.inner - 1;
+    bool order_fits = side.order.empty() || static_cast<std::int64_t>(side.order.size()) == layout.inner;
+    if (!side.order.empty()) {
+      last = *std::max_element(side.order.begin(), side.order.end());
+      order_fits = order_fits && *std::min_element(side.order.begin(), side.order.end()) >= 0;
+    }
+    const std::int64_t end =
+        side.base + (layout.outer - 1) * side.outer_stride + (layout.rows - 1) * side.row_stride + last * side.inner_stride;
+    const bool forward = side.base >= 0 && side.outer_stride >= 0 && side.row_stride >= 0 && side.inner_stride >= 0;
+    if (!order_fits || !forward || end >= tensor.size()) {
+      throw InternalError(fmt::format("layout reaches value {} of \"{}\" {}", end, tensor.name, ToString(tensor.shape)));
+    }
+  }
+  void CheckSide(const TensorView& tensor, const SideLayout& side) const { CheckSide(tensor, side, layout_); }
+
+  std::int64_t Index(std::int64_t outer, std::int64_t row, std::int64_t inner) const {
+    return (outer * layout_.rows + row) * layout_.inner + inner;
+  }
+
+  const std::byte* Address(const TensorView& tensor, const SideLayout& side, std::int64_t outer, std::int64_t row,
+                           std::int64_t inner) const {
+    return tensor.bytes.data() + Place(side, outer, row, inner) * Info(tensor.dtype).block_bytes;
+  }
+
+  void AddSpan(std::int64_t outer, std::int64_t row, std::int64_t inner, std::int64_t count, PairStats& total,
+               PositionStats& position) const {
+    if (Is64BitInteger(reference_.dtype) || Is64BitInteger(subject_.dtype)) {
+      return AddTiles<long double>(outer, row, inner, count, total, position);
+    }
+    if (direct_ == nullptr) {
+      const bool narrow = IsExactInF32(reference_.dtype) && IsExactInF32(subject_.dtype) && !layout_.masked_scores;
+      return narrow ? AddTiles<float>(outer, row, inner, count, total, position)
+                    : AddTiles<double>(outer, row, inner, count, total, position);
+    }
+    for (std::int64_t done = 0; done < count; done += kRun) {
+      const std::int64_t now = std::min(kRun, count - done), at = inner + done;
+      const RunSums sums =
+          direct_(Address(reference_, layout_.reference, outer, row, at), Address(subject_, layout_.subject, outer, row, at), now);
+      if (Usable(sums)) {
+        Fold(sums, now, Index(outer, row, at), total, position);
+      } else {
+        AddTiles<double>(outer, row, at, now, total, position);
+      }
+    }
+  }
+
+  template <typename T>
+  void AddTiles(std::int64_t outer, std::int64_t row, std::int64_t inner, std::int64_t count, PairStats& total,
+                PositionStats& position) const {
+    TileReader<T> reference(reference_, layout_.reference), subject(subject_, layout_.subject);
+    for (std::int64_t done = 0; done < count; done += kTile) {
+      const std::int64_t now = std::min(kTile, count - done), start = Index(outer, row, inner + done);
+      const T* a = reference.Read(outer, row, inner + done, now);
+      const T* b = subject.Read(outer, row, inner + done, now);
+      if constexpr (!std::is_same_v<T, long double>) {
+        const RunKernel kernel = std::is_same_v<T, float> ? f32_ : f64_;
+        std::array<T, kTile> a_copy, b_copy;
+        const T *a_in = a, *b_in = b;
+        bool plain = true;
+        if constexpr (std::is_same_v<T, double>) {
+          if (layout_.masked_scores) {
+            std::copy_n(a, now, a_copy.data());
+            std::copy_n(b, now, b_copy.data());
+            plain = TakeOutMasks(a_copy.data(), b_copy.data(), now, total);
+            a_in = a_copy.data();
+            b_in = b_copy.data();
+          }
+        }
+        if (plain) {
+          const RunSums sums = kernel(a_in, b_in, now);
+          if (Usable(sums)) {
+            Fold(sums, now, start, total, position);
+            continue;
+          }
+        }
+      }
+      FoldCarefully(a, b, now, start, layout_.masked_scores, total, position);
+    }
+  }
+
+  // The first index in the run that holds the maximum, by the arithmetic that found it.
+  void FindMaximum(PairStats& total) const {
+    if (total.max_abs_at < 0) return;
+    if (Is64BitInteger(reference_.dtype) || Is64BitInteger(subject_.dtype)) return FindMaximumAs<long double>(total);
+    FindMaximumAs<double>(total);
+  }
+
+  template <typename T>
+  void FindMaximumAs(PairStats& total) const {
+    TileReader<T> reference(reference_, layout_.reference), subject(subject_, layout_.subject);
+    const std::int64_t row = total.max_abs_at / layout_.inner;
+    for (std::int64_t inner = total.max_abs_at % layout_.inner; inner < layout_.inner; inner += kTile) {
+      const std::int64_t now = std::min(kTile, layout_.inner - inner);
+      const T* a = reference.Read(row / layout_.rows, row % layout_.rows, inner, now);
+      const T* b = subject.Read(row / layout_.rows, row % layout_.rows, inner, now);
+      for (std::int64_t i = 0; i < now; ++i) {
+        if (layout_.masked_scores && (IsMaskedScore(a[i]) || IsMaskedScore(b[i]))) continue;
+        if (static_cast<double>(std::fabs(a[i] - b[i])) != total.max_abs) continue;
+        total.max_abs_at = row * layout_.inner + inner + i;
+        total.max_reference = static_cast<double>(a[i]);
+        total.max_subject = static_cast<double>(b[i]);
+        return;
+      }
+    }
+    throw InternalError("the maximum is not where the kernel saw it");
+  }
+
+  const TensorView& reference_;
+  const TensorView& subject_;
+  const PairLayout& layout_;
+  // nullptr: values must be decoded, gathered or unmasked first.
+  RunKernel direct_ = nullptr;
+  // For decoded tiles.
+  RunKernel f32_ = FindRunKernel(DType::kF32, DType::kF32), f64_ = FindRunKernel(DType::kF64, DType::kF64);
+};
+
+}  // namespace
+
+void CarriedSum::Add(double term) {
+  const double sum = value + term;
+  if (!std::isfinite(sum)) {  // TwoSum would turn an infinity into NaN
+    value = sum;
+    carry = 0;
+    return;
+  }
+  const double kept = sum - value;
+  carry += (value - (sum - kept)) + (term - kept);
+  value = sum;
+}
+
+void CarriedSum::Add(const CarriedSum& other) {
+  Add(other.value);
+  if (std::isfinite(value)) Add(other.carry);
+}
+
+void PairStats::Merge(const PairStats& other) {
+  count += other.count;
+  equal += other.equal;
+  nan_reference += other.nan_reference;
+  nan_subject += other.nan_subject;
+  nan_either += other.nan_either;
+  inf_reference += other.inf_reference;
+  inf_subject += other.inf_subject;
+  inf_either += other.inf_either;
+  masked += other.masked;
+  mismatches += other.mismatches;
+  unmeasured += other.unmeasured;
+  if (other.first_mismatch >= 0 && (first_mismatch < 0 || other.first_mismatch < first_mismatch)) {
+    first_mismatch = other.first_mismatch;
+  }
+  const bool larger = other.max_abs > max_abs;
+  const bool earlier = other.max_abs == max_abs && other.max_abs_at >= 0 && (max_abs_at < 0 || other.max_abs_at < max_abs_at);
+  if (larger || earlier) {
+    max_abs = other.max_abs;
+    max_abs_at = other.max_abs_at;
+    max_reference = other.max_reference;
+    max_subject = other.max_subject;
+  }
+  abs.Add(other.abs);
+  rr.Add(other.rr);
+  ss.Add(other.ss);
+  rs.Add(other.rs);
+  dd.Add(other.dd);
+}
+
+double PairStats::MeanAbs() const { return Finite() == 0 ? 0 : abs.Total() / static_cast<double>(Finite()); }
+double PairStats::RmsReference() const { return Finite() == 0 ? 0 : std::sqrt(rr.Total() / static_cast<double>(Finite())); }
+double PairStats::RmsSubject() const { return Finite() == 0 ? 0 : std::sqrt(ss.Total() / static_cast<double>(Finite())); }
+double PairStats::Cosine() const { return CosineOf(rr.Total(), ss.Total(), rs.Total()); }
+double PairStats::Nmse() const { return NmseOf(dd.Total(), rr.Total()); }
+
+void PositionStats::Merge(const PositionStats& other) {
+  max_abs = std::max(max_abs, other.max_abs);
+  rr += other.rr;
+  ss += other.ss;
+  rs += other.rs;
+  dd += other.dd;
+  mismatches += other.mismatches;
+  unequal += other.unequal;
+}
+
+double PositionStats::Cosine() const { return CosineOf(rr, ss, rs); }
+double PositionStats::Nmse() const { return NmseOf(dd, rr); }
+
+std::int64_t PairLayout::ReferenceIndex(std::int64_t index) const { return IndexOn(reference, *this, index); }
+std::int64_t PairLayout::SubjectIndex(std::int64_t index) const { return IndexOn(subject, *this, index); }
+
+PairLayout ContiguousLayout(std::int64_t rows, std::int64_t inner) {
+  PairLayout layout;
+  layout.rows = rows;
+  layout.inner = inner;
+  layout.reference.row_stride = layout.subject.row_stride = inner;
+  return layout;
+}
+
+PairComparison ComparePair(const TensorView& reference, const TensorView& subject, const PairLayout& layout,
+                           const ProgressFunction& progress) {
+  return Comparison(reference, subject, layout).Run(progress);
+}
+
+}  // namespace paritrace
