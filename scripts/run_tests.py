@@ -45,7 +45,8 @@ def count_cases(path):
     tally = Tally()
     for case in ET.parse(path).getroot().iter("testcase"):
         children = {child.tag for child in case}
-        name = "::".join(part for part in (case.get("classname"), case.get("name")) if part)
+        owner, name = case.get("classname"), case.get("name")
+        name = f"{owner}::{name}" if owner and owner != name else name  # ctest writes the name twice
         skipped = case.find("skipped")
         # ctest calls a test whose program is missing "notrun", in the same words as a skip that the test asked for.
         asked_for = skipped is not None and (
