@@ -48,6 +48,14 @@ python_is_laid_out() {
 # Sums must mean the same on every machine and compiler: none of the flags that let it reorder or drop roundings. The
 # pattern is put together here so that this file does not hold it.
 forbidden_flags() { ! git grep --untracked -nE -e "-f""fast-math|-O""fast|-f""associative-math|-f""unsafe-math-optimizations" -- .; }
+# docs/causes.md says which causes are looked for; the source decides.
+causes_are_documented() {
+  local known documented in_source
+  known=$(sed -nE 's/^\| `([a-z_.]+)` \|.*/\1/p' docs/causes.md | sort)
+  documented=$(sed -nE 's/^\| `([a-z_.]+)` \| yes \|.*/\1/p' docs/causes.md | sort)
+  in_source=$(cat src/diagnose/*.cc | grep -oE '"[a-z_.]+"' | tr -d '"' | sort -u | comm -12 - <(echo "$known"))
+  comm -3 <(echo "$documented") <(echo "$in_source") | sed -E 's/^\t(.*)/docs\/causes.md: \1: the source looks for it, "now" does not say yes/; t; s/^(.*)/docs\/causes.md: \1: "now" says yes, the source does not look for it/' | { ! grep .; }
+}
 shell_syntax() { local f; for f in "$@"; do bash -n "$f" || return 1; done; }
 
 ((${#cpp_files[@]} == 0)) || check "layout of ${#cpp_files[@]} C++ files" cpp_is_laid_out "${cpp_files[@]}"
@@ -56,5 +64,6 @@ if ((${#python_files[@]} > 0)); then
   check "layout of ${#python_files[@]} Python files" python_is_laid_out "${python_files[@]}"
 fi
 check "syntax of ${#shell_files[@]} scripts" shell_syntax "${shell_files[@]}"
+check "causes in docs and source" causes_are_documented
 check "no compiler flag that changes sums" forbidden_flags
 exit "$failed"
