@@ -26,4 +26,7 @@ struct TensorFile {
 // Opens any format we know, by its magic bytes, never by its ending. Errors: UsageError (cannot be read), FormatError (broken, or no known format).
 [[nodiscard]] TensorFile OpenTensorFile(const std::string& path);
 
+// The same for bytes that are already there. Errors: FormatError.
+[[nodiscard]] TensorFile ReadTensorFile(std::shared_ptr<const InputFile> file);
+
 }  // namespace paritrace
