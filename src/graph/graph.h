@@ -34,9 +34,12 @@ struct NormOp {
 };
 
 // y = x W^T (+ bias). W [out, in].
+enum class RowOrder : std::uint8_t { kAsStored, kToInterleaved, kToHalfSplit };
 struct LinearOp {
   bool transposed = false;  // uses W as if it were [in, out]; square weights only
   double factor = 1;
+  RowOrder row_order = RowOrder::kAsStored;  // rows of each head of `head_dim` reordered
+  std::int64_t head_dim = 0;
 };
 
 enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };
@@ -68,6 +71,7 @@ struct SoftmaxOp {};
 struct ContextOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
   bool tiled_heads = false;
+  bool heads_outermost = false;  // [heads, tokens, dim] read as [tokens, heads * dim]
 };
 
 enum class Activation : std::uint8_t { kIdentity, kSilu, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kReluSquared, kSigmoid, kTanh };

@@ -119,7 +119,7 @@ Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, co
         const double* lanes = values.data() + s * v.cols() + kv * op.head_dim;
         for (std::int64_t d = 0; d < op.head_dim; ++d) sums[static_cast<std::size_t>(d)].Add(row[s] * lanes[d]);
       }
-      double* to = out.data.data() + t * out.cols() + head * op.head_dim;
+      double* to = out.data.data() + (op.heads_outermost ? (head * tokens + t) * op.head_dim : t * out.cols() + head * op.head_dim);
       for (std::int64_t d = 0; d < op.head_dim; ++d) to[d] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
     }
   });

@@ -163,6 +163,7 @@ Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, co
   } else {
     Multiply<double>(op, x, weight, arithmetic, out);
   }
+  if (op.row_order != RowOrder::kAsStored) ReorderHeads(out, op.head_dim, op.row_order == RowOrder::kToInterleaved);
   if (bias == nullptr) {
     RoundAll(arithmetic.storage, out.data);
     return out;

@@ -26,4 +26,7 @@ struct Value {
   }
 };
 
+// Reorders the lanes of each head of `head_dim` between half-split (i, i + d/2) and interleaved (2i, 2i + 1) order.
+void ReorderHeads(Value& value, std::int64_t head_dim, bool to_interleaved);
+
 }  // namespace paritrace

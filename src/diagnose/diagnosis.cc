@@ -1,0 +1,217 @@
+#include "diagnose/diagnosis.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "diagnose/policy.h"
+#include "diagnose/row_order.h"
+
+namespace paritrace {
+namespace {
+
+// One side of a diagnosis: its replay and all that was measured on it.
+struct SideResult {
+  Recording recording;
+  ChosenArithmetic chosen;
+  std::vector<std::pair<Defect, NodeId>> defects;
+  std::vector<NoiseRow> noise;
+  std::vector<Equivalence> equivalences;
+  std::vector<std::string> remarks;
+  std::map<NodeId, SiteStats> healthy;
+  std::int64_t values = 0, exact = 0, one_ulp = 0;
+  double error = 0;
+};
+
+NoiseRow RowOf(const SiteStats& stats, int step, const std::string& site) {
+  return {.step = step, .site = site, .introduced_nmse = stats.introduced_nmse(), .floor_nmse = stats.floor_nmse(),
+          .ratio = stats.all.ratio(), .left_nmse = stats.left_nmse(), .exact = stats.exact_share(), .one_ulp = stats.one_ulp_share(),
+          .propagated_nmse = stats.propagated_nmse(), .values = stats.all.count, .judged = stats.all.count > 0};
+}
+
+Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, const Finding& finding, const NamedCause& cause, std::string_view side) {
+  const Recording& recording = replay.recording();
+  Defect defect{.side = std::string(side), .site = node.site, .ratio = stats.all.ratio(), .introduced_nmse = stats.introduced_nmse(),
+                .cause = cause, .alternatives = finding.alternatives, .where = finding.where};
+  for (const NodeId input : replay.SegmentInputs(node.id)) defect.inputs.push_back(replay.graph().nodes[static_cast<std::size_t>(input)].site);
+  defect.step = recording.steps.empty() ? 0 : recording.steps[0].step;
+  if (!finding.where.tokens.empty()) defect.step = recording.StepOf(finding.where.tokens[0]);
+  return defect;
+}
+
+void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, SideResult& side) {
+  const Recording& recording = replay.recording();
+  if (recording.steps.size() == 1) {
+    side.noise.push_back(RowOf(all, recording.steps[0].step, node.site));
+    return;
+  }
+  for (const TraceStep& step : recording.steps) {
+    const SiteStats stats = MeasureSite(replay.graph(), node, recording.At(node.id),
+                                        {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
+                                        replay.arithmetic(), {step.start, step.start + step.count});
+    if (stats.all.count + stats.unjudged > 0) side.noise.push_back(RowOf(stats, step.step, node.site));
+  }
+}
+
+void JudgeSite(const Replay& replay, const Node& node, std::string_view side_name, SideResult& side) {
+  const SiteStats stats = MeasureSite(replay.graph(), node, replay.recording().At(node.id),
+                                      {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
+                                      replay.arithmetic(), {0, replay.recording().run.count()});
+  MeasureNoise(replay, node, stats, side);
+  side.values += stats.all.count;
+  side.exact += stats.exact;
+  side.one_ulp += stats.one_ulp;
+  side.error += stats.all.error;
+  if (stats.all.count == 0) return;  // its inputs are not finite: it cannot be judged, and is not blamed
+  const Flags flags = JudgeSize(stats);
+  Finding finding;
+  if (flags.flagged) {
+    finding = ExplainFlagged(replay, node.id, stats, flags);
+  } else if (!IsExplained(stats, replay.arithmetic().storage)) {
+    finding = ExplainQuiet(replay, node.id, stats);
+  }
+  for (const NamedCause& cause : finding.causes) side.defects.emplace_back(DefectOf(replay, node, stats, finding, cause, side_name), node.id);
+  if (finding.causes.empty()) side.healthy.emplace(node.id, stats);
+}
+
+std::string LayerPrefix(const std::string& site) {
+  const std::size_t dot = site.rfind("attn.");
+  return dot == std::string::npos ? "" : site.substr(0, dot);
+}
+
+const Defect* FindDefect(const SideResult& side, const std::string& site) {
+  for (const auto& [defect, node] : side.defects) {
+    if (defect.site == site) return &defect;
+  }
+  return nullptr;
+}
+
+// A rotation that is wrong for k alone has a name of its own.
+void NameKeyOnlyMistakes(const Graph& graph, SideResult& side) {
+  for (auto& [defect, node] : side.defects) {
+    if (!defect.site.ends_with("attn.k_rope") || defect.cause.id != "rope.missing") continue;
+    const std::string q_site = LayerPrefix(defect.site) + "attn.q_rope";
+    const Node* q = graph.Find(q_site);
+    if (q == nullptr || !side.recording.Has(q->id) || FindDefect(side, q_site) != nullptr) continue;
+    defect.cause.id = "rope.k_missing";
+    defect.cause.statement = "RoPE is applied to q and not to k";
+  }
+}
+
+// q and k turned by the same extra angle: only differences of positions enter the scores, so no output can change.
+void MoveShiftedPositions(const Graph& graph, SideResult& side) {
+  if (graph.depends_on_absolute_position) return;
+  std::set<std::string> moved;
+  for (const auto& [defect, node] : side.defects) {
+    if (!defect.site.ends_with("attn.q_rope") || defect.cause.id != "rope.position_offset" || !defect.where.tokens.empty() || !defect.where.heads.empty()) continue;
+    const Defect* twin = FindDefect(side, LayerPrefix(defect.site) + "attn.k_rope");
+    if (twin == nullptr || twin->cause.id != defect.cause.id || twin->cause.found != defect.cause.found || !twin->where.tokens.empty() || !twin->where.heads.empty()) continue;
+    side.equivalences.push_back({defect.site, fmt::format("RoPE positions of q and k are both shifted by {}: only their difference enters the scores, so no output changes",
+                                                          defect.cause.found.dump())});
+    moved.insert(defect.site);
+    moved.insert(twin->site);
+  }
+  std::erase_if(side.defects, [&](const auto& entry) { return moved.contains(entry.first.site); });
+}
+
+SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& options, std::string_view side_name) {
+  SideResult side;
+  side.recording = AssembleRecording(trace, model.graph);
+  if (std::string remark = AlignRowOrder(model.graph, side.recording); !remark.empty()) side.remarks.push_back(std::move(remark));
+  if (!trace.header.complete) side.remarks.push_back("the trace is still open: only what was recorded so far is judged");
+  if (!side.recording.unknown_sites.empty()) {
+    side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}", side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
+  }
+  side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
+  Replay replay(model.graph, side.recording, side.chosen.arithmetic);
+  replay.Run(options.progress);
+  for (const Node& node : model.graph.nodes) {
+    if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
+  }
+  NameKeyOnlyMistakes(model.graph, side);
+  MoveShiftedPositions(model.graph, side);
+  return side;
+}
+
+struct Family {
+  std::string_view name;
+  std::vector<std::string_view> endings;
+};
+
+const std::array<Family, 8>& Families() {
+  static const std::array<Family, 8> families = {{
+      {"token embedding", {"embed"}},
+      {"norms", {"norm"}},
+      {"projections (weights, biases, their quantisation)", {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.out"}},
+      {"RoPE", {"q_rope", "k_rope"}},
+      {"attention scores, mask and softmax", {"scores", "probs", "ctx"}},
+      {"activation", {"mlp.act"}},
+      {"residual sums", {"residual", ".in", ".out"}},
+      {"head", {"logits"}},
+  }};
+  return families;
+}
+
+// What was checked and found right, by family of ops, with the evidence.
+std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
+  std::vector<Note> notes;
+  std::set<NodeId> told;
+  for (const Family& family : Families()) {
+    std::int64_t sites = 0, faulty = 0, values = 0, exact = 0;
+    double worst = 0, left = 0;
+    for (const auto& [id, stats] : side.healthy) {
+      const std::string& site = graph.nodes[static_cast<std::size_t>(id)].site;
+      if (told.contains(id) || !std::ranges::any_of(family.endings, [&](std::string_view ending) { return site.ends_with(ending); })) continue;
+      told.insert(id);
+      ++sites;
+      values += stats.all.count;
+      exact += stats.exact;
+      worst = std::max(worst, stats.all.ratio());
+      left = std::max(left, stats.left_nmse());
+    }
+    for (const auto& [defect, id] : side.defects) {
+      faulty += std::ranges::any_of(family.endings, [&](std::string_view ending) { return defect.site.ends_with(ending); }) ? 1 : 0;
+    }
+    if (sites == 0) continue;
+    notes.push_back({std::string(family.name),
+                     fmt::format("{} site(s) replay within noise{}: error at most {:.2f} of the floor, {:.2f} % of the values explained to the bit, at most {:.1e} of the output left",
+                                 sites, faulty > 0 ? fmt::format(" (beside {} named above)", faulty) : "", worst,
+                                 100.0 * static_cast<double>(exact) / static_cast<double>(std::max<std::int64_t>(values, 1)), std::sqrt(left))});
+  }
+  return notes;
+}
+
+}  // namespace
+
+Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptions& options) {
+  SideResult side = Judge(model, subject, options, "subject");
+  Diagnosis diagnosis{.arithmetic = side.chosen.arithmetic.name, .arithmetic_inferred = side.chosen.inferred};
+  diagnosis.cleared = ClearedBy(model.graph, side);
+  for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
+  diagnosis.noise = std::move(side.noise);
+  diagnosis.equivalences = std::move(side.equivalences);
+  diagnosis.remarks = std::move(side.remarks);
+  diagnosis.values = side.values;
+  const auto values = static_cast<double>(std::max<std::int64_t>(side.values, 1));
+  diagnosis.exact = static_cast<double>(side.exact) / values;
+  diagnosis.one_ulp = static_cast<double>(side.one_ulp) / values;
+  diagnosis.subject_header = subject.header.raw;
+  diagnosis.verdict = !diagnosis.defects.empty() ? "diverged" : side.error == 0 && diagnosis.equivalences.empty() ? "identical" : "within_noise";
+  return diagnosis;
+}
+
+void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis) {
+  DiagnoseOptions own = options;
+  own.arithmetic.clear();  // the user's choice is about the subject
+  SideResult side = Judge(model, reference, own, "reference");
+  for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
+  for (std::string& remark : side.remarks) diagnosis.remarks.push_back("reference: " + remark);
+  diagnosis.reference_header = reference.header.raw;
+  if (!diagnosis.defects.empty()) diagnosis.verdict = "diverged";
+}
+
+}  // namespace paritrace

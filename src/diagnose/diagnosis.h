@@ -1,0 +1,70 @@
+// The whole answer on one subject: defects with their causes, the noise at every site, and what was cleared.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "arch/model.h"
+#include "diagnose/search.h"
+#include "trace/trace.h"
+
+namespace paritrace {
+
+struct Defect {
+  std::string side;  // "subject" or "reference"
+  int step = 0;      // the first step it shows in
+  std::string site;
+  std::vector<std::string> inputs;  // recorded sites it was replayed from
+  double ratio = 0;                 // introduced error over noise floor; infinity where something is masked or not finite
+  double introduced_nmse = 0;
+  NamedCause cause;
+  std::vector<Alternative> alternatives;
+  Scope where;
+};
+
+struct NoiseRow {
+  int step = 0;
+  std::string site;
+  double introduced_nmse = 0, floor_nmse = 0, ratio = 0, left_nmse = 0, exact = 0, one_ulp = 0, propagated_nmse = 0;
+  std::int64_t values = 0;
+  bool judged = true;
+};
+
+struct Note {
+  std::string what, evidence;
+};
+
+struct Equivalence {
+  std::string site, statement;
+};
+
+struct Diagnosis {
+  std::string verdict;     // "identical", "within_noise", "diverged"
+  std::string arithmetic;  // name of the policy used
+  bool arithmetic_inferred = false;
+  std::vector<Defect> defects;  // in order of execution, the subject's before the reference's
+  std::vector<NoiseRow> noise;
+  std::vector<Note> cleared;
+  std::vector<Equivalence> equivalences;
+  std::int64_t values = 0;
+  double exact = 0, one_ulp = 0;  // shares of `values`
+  std::vector<std::string> remarks;  // layout chosen, sites that MODEL does not have, an open trace
+  std::string counterfactual;        // with the named causes applied, does the whole subject come out within noise?
+  nlohmann::ordered_json subject_header, reference_header;
+};
+
+struct DiagnoseOptions {
+  std::string arithmetic;  // "" to take it from the trace, or infer it
+  Replay::Progress progress;
+};
+
+// Errors: IncomparableError and UsageError as in recording.h and model.h.
+[[nodiscard]] Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptions& options);
+
+// Appends what the reference's own replay says: its defects carry side "reference".
+void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis);
+
+}  // namespace paritrace

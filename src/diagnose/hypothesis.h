@@ -1,0 +1,71 @@
+// A known mistake, as an edit of the graph: what the subject would have computed if it made that mistake.
+// Each propose_*.cc holds one family; adding a cause is adding an entry to one of them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "diagnose/replay.h"
+
+namespace paritrace {
+
+struct Hypothesis {
+  std::string cause;          // id of docs/causes.md
+  Edit edit;
+  nlohmann::ordered_json expected, found;  // null where the cause has no parameter
+  std::string statement;      // what the subject does, in a sentence
+  std::string fix;            // what to change, in a sentence
+  int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
+};
+
+// The site under question, and what a proposer may ask about it.
+class SearchSite {
+ public:
+  // tokens: rows that count; empty: all that were recorded. `base` is applied before any hypothesis (pairs of mistakes).
+  SearchSite(const Replay& replay, NodeId target, std::vector<std::int64_t> tokens, Edit base = {});
+
+  [[nodiscard]] const Replay& replay() const { return replay_; }
+  [[nodiscard]] const Graph& graph() const { return replay_.graph(); }
+  [[nodiscard]] const Node& target() const { return replay_.graph().nodes[static_cast<std::size_t>(target_)]; }
+  [[nodiscard]] const Edit& base() const { return base_; }
+  [[nodiscard]] const std::vector<std::int64_t>& tokens() const { return tokens_; }
+
+  // Nodes that the hypothesis may edit, with `base` applied: those between the target and the recorded values before it.
+  [[nodiscard]] const std::vector<Node>& segment() const { return segment_; }
+
+  // Root of sum (recorded - f64 with the edit)^2 over sum recorded^2, over the rows that count.
+  [[nodiscard]] double Residual(const Edit& edit) const;
+
+  // The factor that fits recorded = factor * replay best, over the rows that count.
+  [[nodiscard]] double BestFactor(const Edit& edit) const;
+
+  // `base` with one more node replaced.
+  [[nodiscard]] Edit With(const Node& node) const;
+  [[nodiscard]] Edit With(const std::vector<Node>& nodes) const;
+
+  // Smallest residual over x in [low, high], golden section after a scan of `steps` points, both on log(x).
+  [[nodiscard]] double FitLog(double low, double high, int steps, const std::function<Edit(double)>& edit) const;
+
+ private:
+  const Replay& replay_;
+  NodeId target_;
+  std::vector<std::int64_t> tokens_;
+  Edit base_;
+  std::vector<Node> segment_;
+};
+
+// Numbers near `value` that a person would have written: rounded to 1, 2, 3 and 5 digits, and itself last.
+[[nodiscard]] std::vector<double> NiceNumbers(double value);
+
+using Proposer = void (*)(const SearchSite&, std::vector<Hypothesis>&);
+void ProposeRope(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeNorm(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeAttention(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeLinear(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeMlp(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeResidual(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out);
+
+}  // namespace paritrace

@@ -1,0 +1,20 @@
+// Which arithmetic a trace was computed in: what its header says, else what its values show.
+#pragma once
+
+#include <string>
+
+#include "diagnose/recording.h"
+#include "graph/arithmetic.h"
+#include "trace/trace.h"
+
+namespace paritrace {
+
+struct ChosenArithmetic {
+  Arithmetic arithmetic;
+  bool inferred = false;
+};
+
+// asked: the user's choice, "" for none. Errors: UsageError if `asked` is no policy of ours.
+[[nodiscard]] ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording, const Graph& graph);
+
+}  // namespace paritrace

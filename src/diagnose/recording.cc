@@ -1,0 +1,202 @@
+#include "diagnose/recording.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "core/decode.h"
+#include "core/error.h"
+
+namespace paritrace {
+namespace {
+
+constexpr double kMaskedBelow = -1e30;  // the contract's mark of a masked score
+
+// What the trace says of its steps; without a header, one step a distinct step number, as long as its tensors.
+std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
+  if (!trace.header.steps.empty()) return trace.header.steps;
+  std::vector<TraceStep> steps;
+  std::int64_t start = 0;
+  for (const int step : trace.Steps()) {
+    std::int64_t count = 0;
+    for (const TraceEntry& entry : trace.entries) {
+      const Node* node = entry.step == step && !entry.site.empty() ? graph.Find(entry.site) : nullptr;
+      if (node == nullptr || IsScoreShaped(*node)) continue;
+      const std::int64_t width = WidthOf(graph, *node);
+      if (width > 0) count = std::max(count, entry.tensor.size() / width);
+    }
+    steps.push_back({step, start, count});
+    start += count;
+  }
+  return steps;
+}
+
+[[noreturn]] void RefuseShape(const Trace& trace, const TraceEntry& entry, const std::string& expected) {
+  throw IncomparableError(fmt::format("{}: step {}, {}: expected {} as MODEL computes it, found {}; is this a trace of another model?",
+                                      trace.path, entry.step, entry.site, expected, ToString(entry.tensor.shape)));
+}
+
+void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node, RecordedSite& site) {
+  const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 3);
+  const std::int64_t tokens = site.value.shape[1], keys = step.start + step.count;
+  if (shape.size() != 3 || shape[0] != site.value.shape[0] || shape[1] != step.count || shape[2] < keys) {
+    RefuseShape(trace, entry, fmt::format("[{}, {}, {}]", site.value.shape[0], step.count, keys));
+  }
+  const bool is_scores = std::holds_alternative<ScoresOp>(node.op);
+  const std::vector<double> values = DecodeAll(entry.tensor);
+  for (std::int64_t h = 0; h < shape[0]; ++h) {
+    for (std::int64_t q = 0; q < step.count; ++q) {
+      const double* from = values.data() + (h * shape[1] + q) * shape[2];
+      double* to = site.value.data.data() + (h * tokens + step.start + q) * tokens;
+      for (std::int64_t k = 0; k < keys; ++k) {
+        to[k] = is_scores && from[k] <= kMaskedBelow ? -std::numeric_limits<double>::infinity() : from[k];
+      }
+    }
+  }
+  for (std::int64_t t = step.start; t < keys; ++t) site.token_known[static_cast<std::size_t>(t)] = true;
+}
+
+void StoreRows(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node, RecordedSite& site) {
+  const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 1);
+  const std::int64_t width = site.value.cols(), rows = width == 0 ? 0 : entry.tensor.size() / width;
+  // An engine that needs only the last token's logits computes only those, and may cut the last layer's tail with them.
+  const bool may_be_cut = node.site == "logits" || node.site == "final_norm";
+  const bool whole = rows * width == entry.tensor.size() && (rows == step.count || (may_be_cut && rows < step.count && rows > 0));
+  if (!whole) RefuseShape(trace, entry, fmt::format("[{}, {}]", step.count, width));
+  // Tokens outermost, or [heads, tokens, head_dim] as attention code often holds it.
+  const bool heads_first = shape.size() == 3 && shape[0] != rows && shape[1] == rows && shape[0] * shape[2] == width;
+  if (!heads_first && shape.size() > 1 && shape[0] != rows) RefuseShape(trace, entry, fmt::format("[{}, {}]", step.count, width));
+  const std::vector<double> values = DecodeAll(entry.tensor);
+  const std::int64_t first = step.start + step.count - rows;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto to = site.value.row(first + r);
+    for (std::int64_t c = 0; c < width; ++c) {
+      const std::int64_t at = heads_first ? ((c / shape[2]) * rows + r) * shape[2] + c % shape[2] : r * width + c;
+      to[static_cast<std::size_t>(c)] = values[static_cast<std::size_t>(at)];
+    }
+    site.token_known[static_cast<std::size_t>(first + r)] = true;
+  }
+}
+
+// The coarsest float format that holds all of the values recorded.
+class GridFinder {
+ public:
+  void Add(const RecordedSite& site) {
+    for (std::size_t i = 0; i < site.value.data.size() && !(f64_ && f32_); i += 7) {
+      const double value = site.value.data[i];
+      if (!std::isfinite(value)) continue;
+      if (Round(Rounding::kBF16, value) != value) bf16_ = false;
+      if (Round(Rounding::kF16, value) != value) f16_ = false;
+      if (Round(Rounding::kF32, value) != value) f64_ = true;
+    }
+  }
+  [[nodiscard]] Rounding Grid() const {
+    if (bf16_) return Rounding::kBF16;
+    if (f16_) return Rounding::kF16;
+    return f64_ ? Rounding::kNone : Rounding::kF32;
+  }
+
+ private:
+  bool bf16_ = true, f16_ = true, f32_ = false, f64_ = false;
+};
+
+std::vector<std::int64_t> TokensOf(const Trace& trace, std::int64_t count) {
+  const auto& sequences = trace.header.tokens;
+  if (sequences.size() > 1) {
+    throw UsageError(fmt::format("{}: run.tokens: expected one sequence, found {}; record them one by one", trace.path, sequences.size()));
+  }
+  if (sequences.empty()) {
+    throw IncomparableError(fmt::format("{}: run.tokens: expected the token ids of the run, found none; a replay needs them", trace.path));
+  }
+  if (static_cast<std::int64_t>(sequences[0].size()) < count) {
+    throw FormatError(trace.path, "run.tokens", fmt::format("{} ids, as the steps say", count), fmt::format("{}", sequences[0].size()));
+  }
+  return {sequences[0].begin(), sequences[0].begin() + count};
+}
+
+}  // namespace
+
+bool RecordedSite::complete() const { return std::ranges::all_of(token_known, [](bool known) { return known; }); }
+
+int Recording::StepOf(std::int64_t index) const {
+  int found = 0;
+  for (const TraceStep& step : steps) {
+    if (index >= step.start) found = step.step;
+  }
+  return found;
+}
+
+bool IsScoreShaped(const Node& node) {
+  return std::holds_alternative<ScoresOp>(node.op) || std::holds_alternative<SoftmaxOp>(node.op);
+}
+
+std::int64_t WidthOf(const Graph& graph, const Node& node) {
+  if (const auto* scores = std::get_if<ScoresOp>(&node.op)) return scores->heads;
+  if (const auto* context = std::get_if<ContextOp>(&node.op)) return context->heads * context->head_dim;
+  if (std::holds_alternative<EmbedOp>(node.op)) return graph.hidden;
+  if (std::holds_alternative<LinearOp>(node.op)) return graph.weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
+  return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[0])]);
+}
+
+Recording AssembleRecording(const Trace& trace, const Graph& graph) {
+  Recording recording;
+  recording.steps = StepsOf(trace, graph);
+  std::int64_t count = 0;
+  for (const TraceStep& step : recording.steps) {
+    if (step.start != count || step.count < 0) {
+      throw FormatError(trace.path, fmt::format("run.steps, step {}", step.step), fmt::format("start {}", count),
+                        fmt::format("start {}, count {}", step.start, step.count));
+    }
+    count += step.count;
+  }
+  recording.run.tokens = TokensOf(trace, count);
+  for (const std::int64_t token : recording.run.tokens) {
+    if (token < 0 || token >= graph.vocabulary) {
+      throw IncomparableError(fmt::format("{}: run.tokens: token {} is outside MODEL's vocabulary of {}; is this a trace of another model?",
+                                          trace.path, token, graph.vocabulary));
+    }
+  }
+  for (std::int64_t t = 0; t < count; ++t) recording.run.positions.push_back(t);
+  recording.sites.resize(graph.nodes.size());
+  GridFinder grid;
+  for (const TraceEntry& entry : trace.entries) {
+    if (entry.site.empty() || !entry.has_data()) continue;
+    const Node* node = graph.Find(entry.site);
+    if (node == nullptr) {
+      if (std::ranges::find(recording.unknown_sites, entry.site) == recording.unknown_sites.end()) recording.unknown_sites.push_back(entry.site);
+      continue;
+    }
+    const auto step = std::ranges::find(recording.steps, entry.step, &TraceStep::step);
+    if (step == recording.steps.end()) continue;
+    auto& site = recording.sites[static_cast<std::size_t>(node->id)];
+    const bool scores = IsScoreShaped(*node);
+    if (!site) {
+      site.emplace();
+      site->value = Value(scores ? Shape{WidthOf(graph, *node), count, count} : Shape{count, WidthOf(graph, *node)});
+      if (std::holds_alternative<ScoresOp>(node->op)) std::ranges::fill(site->value.data, -std::numeric_limits<double>::infinity());
+      site->token_known.assign(static_cast<std::size_t>(count), false);
+      site->name = entry.name;
+    }
+    if (step->count > 0 && site->token_known[static_cast<std::size_t>(step->start + step->count - 1)]) continue;  // the first of a name stands
+    if (scores) {
+      StoreScores(trace, entry, *step, *node, *site);
+    } else {
+      StoreRows(trace, entry, *step, *node, *site);
+    }
+  }
+  for (const auto& site : recording.sites) {
+    if (!site) continue;
+    ++recording.recorded_count;
+    grid.Add(*site);
+  }
+  if (recording.recorded_count == 0) {
+    throw IncomparableError(fmt::format("{}: expected at least one site of MODEL ({}), found none among {} tensors", trace.path,
+                                        graph.architecture, trace.entries.size()));
+  }
+  recording.grid = grid.Grid();
+  return recording;
+}
+
+}  // namespace paritrace

@@ -1,0 +1,46 @@
+// A subject's trace laid over a model's graph: for each node the values that were recorded, in the graph's layout, all
+// steps side by side. Everything that depends on how an engine shapes its tensors ends here.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graph/arithmetic.h"
+#include "graph/graph.h"
+#include "graph/ops.h"
+#include "graph/value.h"
+#include "trace/trace.h"
+
+namespace paritrace {
+
+struct RecordedSite {
+  Value value;                    // [tokens, features] or [heads, tokens, tokens]; masked scores are -infinity
+  std::vector<bool> token_known;  // [tokens]: false where that token's row was not recorded
+  std::string name;               // the engine's own
+  [[nodiscard]] bool complete() const;
+};
+
+struct Recording {
+  RunInput run;
+  std::vector<TraceStep> steps;                      // ascending, covering all tokens
+  std::vector<std::optional<RecordedSite>> sites;    // by node id
+  std::vector<std::string> unknown_sites;            // recorded, but this graph has no such site
+  std::size_t recorded_count = 0;
+  Rounding grid = Rounding::kNone;                   // coarsest format that holds every recorded float value
+
+  [[nodiscard]] bool Has(NodeId id) const { return sites[static_cast<std::size_t>(id)].has_value(); }
+  [[nodiscard]] const RecordedSite& At(NodeId id) const { return *sites[static_cast<std::size_t>(id)]; }
+  // The step that token `index` belongs to.
+  [[nodiscard]] int StepOf(std::int64_t index) const;
+};
+
+// Errors: IncomparableError if the trace has no tokens, none of the graph's sites, or shapes of another model; UsageError
+// if it holds several sequences.
+[[nodiscard]] Recording AssembleRecording(const Trace& trace, const Graph& graph);
+
+// Features of a node's value, for [tokens, features] nodes; number of heads for scores and probabilities.
+[[nodiscard]] std::int64_t WidthOf(const Graph& graph, const Node& node);
+[[nodiscard]] bool IsScoreShaped(const Node& node);
+
+}  // namespace paritrace

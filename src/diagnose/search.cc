@@ -1,0 +1,263 @@
+#include "diagnose/search.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include <fmt/format.h>
+
+namespace paritrace {
+namespace {
+
+constexpr std::array kProposers = {ProposeRope, ProposeNorm, ProposeAttention, ProposeMlp, ProposeResidual, ProposeEmbed, ProposeLinear};
+// Only mistakes that can be smaller than rounding are looked for below it.
+constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention};
+
+// A hypothesis is worth a full replay if it takes away at least half of the error.
+constexpr double kWorthTrying = 0.5;
+constexpr std::size_t kTried = 12;
+// Two explanations whose leftovers differ by less cannot be told apart on this input.
+constexpr double kTie = 1.5;
+
+struct Outcome {
+  Hypothesis hypothesis;
+  double residual = 0;  // f64, over the flagged values
+  SiteStats stats;      // with the edit, in `where`
+  Scope where;
+  bool accepted = false;
+};
+
+// `edited` inside the scope, `base` outside of it.
+Value Splice(const Replay& replay, const Node& node, const Value& base, const Value& edited, const Scope& scope) {
+  if (scope.tokens.empty() && scope.heads.empty() && scope.channels.empty()) return edited;
+  const bool scores = IsScoreShaped(node);
+  const std::int64_t cols = base.cols(), width = scores ? 0 : HeadWidth(replay.graph(), node);
+  const std::int64_t tokens = replay.recording().run.count();
+  const auto within = [](const std::vector<std::int64_t>& some, std::int64_t x) { return some.empty() || std::ranges::binary_search(some, x); };
+  Value out = base;
+  for (std::int64_t r = 0; r < base.rows(); ++r) {
+    if (!within(scope.tokens, scores ? r % tokens : r)) continue;
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const std::int64_t head = scores ? r / tokens : width > 0 ? c / width : 0;
+      if (!within(scope.heads, head) || (!scores && !within(scope.channels, c))) continue;
+      out.data[static_cast<std::size_t>(r * cols + c)] = edited.data[static_cast<std::size_t>(r * cols + c)];
+    }
+  }
+  return out;
+}
+
+struct Passes {
+  Value exact, predicted, sampled;
+};
+
+Passes EvaluateAll(const Replay& replay, NodeId target, const Edit& edit) {
+  return {replay.Evaluate(target, Replay::Pass::kExact, edit), replay.Evaluate(target, Replay::Pass::kPredicted, edit),
+          replay.Evaluate(target, Replay::Pass::kSampled, edit)};
+}
+
+SiteStats Measure(const Replay& replay, const Node& node, const Passes& passes) {
+  return MeasureSite(replay.graph(), node, replay.recording().At(node.id), {passes.exact, passes.predicted, passes.sampled}, nullptr,
+                     replay.arithmetic(), {0, replay.recording().run.count()});
+}
+
+// The whole site first; a mistake made only in some tokens, heads or channels is tried with the clean rest left alone.
+std::vector<Scope> ScopesOf(const SiteStats& stats, const Flags& flags) {
+  std::vector<Scope> scopes = {{}};
+  const auto judged = [](const std::vector<ErrorSums>& groups) {
+    return static_cast<std::size_t>(std::ranges::count_if(groups, [](const ErrorSums& group) { return group.count > 0; }));
+  };
+  const bool some_tokens = !flags.tokens.empty() && flags.tokens.size() < judged(stats.by_token);
+  const bool some_heads = !flags.heads.empty() && flags.heads.size() < judged(stats.by_head);
+  const bool some_channels = !flags.channels.empty() && flags.channels.size() < judged(stats.by_channel);
+  if (some_tokens) scopes.push_back({.tokens = flags.tokens});
+  if (some_heads) scopes.push_back({.heads = flags.heads});
+  if (some_tokens && some_heads) scopes.push_back({.tokens = flags.tokens, .heads = flags.heads});
+  if (some_channels) scopes.push_back({.channels = flags.channels});
+  return scopes;
+}
+
+void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope>& scopes, Outcome& outcome) {
+  const Passes edited = EvaluateAll(replay, node.id, outcome.hypothesis.edit);
+  for (const Scope& scope : scopes) {
+    const Passes spliced = {Splice(replay, node, replay.Exact(node.id), edited.exact, scope),
+                            Splice(replay, node, replay.Predicted(node.id), edited.predicted, scope),
+                            Splice(replay, node, replay.Sampled(node.id), edited.sampled, scope)};
+    outcome.stats = Measure(replay, node, spliced);
+    outcome.where = scope;
+    outcome.accepted = !JudgeSize(outcome.stats).flagged;
+    if (outcome.accepted) return;
+  }
+}
+
+// The flagged tokens, where they are some and not all: only there is a hypothesis held against the recording.
+std::vector<std::int64_t> FlaggedTokens(const SiteStats& stats, const Flags& flags) {
+  return flags.tokens.size() == stats.by_token.size() ? std::vector<std::int64_t>() : flags.tokens;
+}
+
+std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const Edit& base) {
+  const SearchSite site(replay, target, FlaggedTokens(stats, flags), base);
+  std::vector<Hypothesis> proposed;
+  for (const Proposer propose : kProposers) propose(site, proposed);
+  const double before = site.Residual(base);
+  std::vector<Outcome> outcomes;
+  for (Hypothesis& hypothesis : proposed) {
+    const double residual = site.Residual(hypothesis.edit);
+    if (residual < kWorthTrying * before || !flags.heads.empty()) outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
+  }
+  std::ranges::stable_sort(outcomes, [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
+  if (outcomes.size() > kTried) outcomes.resize(kTried);
+  const std::vector<Scope> scopes = ScopesOf(stats, flags);
+  const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
+  for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, outcome);
+  return outcomes;
+}
+
+// What is left of the error, with a share of what no prediction can know, so that two exact explanations tie.
+double Leftover(const SiteStats& stats) { return std::sqrt(stats.left + 0.1 * stats.order); }
+
+// The accepted outcome that stands, or nullptr: least left over; among ties the fewest fitted numbers, then the first proposed.
+const Outcome* Best(const std::vector<Outcome>& outcomes) {
+  const Outcome* best = nullptr;
+  double least = 0;
+  for (const Outcome& outcome : outcomes) {
+    if (!outcome.accepted) continue;
+    const double left = Leftover(outcome.stats);
+    if (best == nullptr || left < least) {
+      best = &outcome;
+      least = left;
+    }
+  }
+  if (best == nullptr) return nullptr;
+  for (const Outcome& outcome : outcomes) {
+    if (!outcome.accepted || Leftover(outcome.stats) > kTie * least + 1e-300) continue;
+    if (outcome.hypothesis.parameters < best->hypothesis.parameters) best = &outcome;
+  }
+  // Of the same cause with a fitted number, the one a person would have written comes first in the proposals.
+  for (const Outcome& outcome : outcomes) {
+    if (outcome.accepted && outcome.hypothesis.cause == best->hypothesis.cause && outcome.hypothesis.found.is_number() &&
+        outcome.hypothesis.parameters <= best->hypothesis.parameters && Leftover(outcome.stats) <= 1.05 * Leftover(best->stats) + 1e-300 &&
+        outcome.hypothesis.found.dump().size() < best->hypothesis.found.dump().size()) {
+      best = &outcome;
+    }
+  }
+  return best;
+}
+
+NamedCause Name(const Hypothesis& hypothesis, double confidence) {
+  return {hypothesis.cause, confidence, hypothesis.statement, hypothesis.fix, hypothesis.expected, hypothesis.found};
+}
+
+std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outcome>& outcomes) {
+  std::vector<const Outcome*> rivals;
+  for (const Outcome& outcome : outcomes) {
+    if (!outcome.accepted || outcome.hypothesis.cause == best.hypothesis.cause) continue;
+    if (Leftover(outcome.stats) > kTie * Leftover(best.stats) + 1e-300) continue;
+    const bool known = std::ranges::any_of(rivals, [&](const Outcome* rival) { return rival->hypothesis.cause == outcome.hypothesis.cause; });
+    if (!known) rivals.push_back(&outcome);
+  }
+  return rivals;
+}
+
+Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes) {
+  const std::vector<const Outcome*> rivals = RivalsOf(best, outcomes);
+  // A fitted number that could absorb the effect is a weaker rival than another mistake without any.
+  const bool tied = std::ranges::any_of(rivals, [&](const Outcome* rival) { return rival->hypothesis.parameters <= best.hypothesis.parameters; });
+  Finding finding{.causes = {Name(best.hypothesis, tied ? 1.0 / (1.0 + static_cast<double>(rivals.size())) : 0.99)},
+                  .where = best.where, .edit = best.hypothesis.edit};
+  for (const Outcome* rival : rivals) {
+    finding.alternatives.push_back({rival->hypothesis.cause, tied ? finding.causes[0].confidence : 0.01});
+  }
+  if (tied) {
+    finding.alternatives.insert(finding.alternatives.begin(), {best.hypothesis.cause, finding.causes[0].confidence});
+    finding.causes[0].statement += fmt::format("; this input cannot tell it from {}: use a longer prompt with other tokens", rivals[0]->hypothesis.cause);
+  }
+  return finding;
+}
+
+// Two mistakes in one op: the most promising first ones, each with every second one on top.
+std::optional<Finding> ExplainByTwo(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
+                                    const std::vector<Outcome>& first) {
+  constexpr std::size_t kFirsts = 4;
+  for (std::size_t i = 0; i < std::min(kFirsts, first.size()); ++i) {
+    const Hypothesis& one = first[i].hypothesis;
+    const std::vector<Outcome> second = Try(replay, target, stats, flags, one.edit);
+    const Outcome* best = Best(second);
+    if (best == nullptr || best->hypothesis.cause == one.cause) continue;
+    return Finding{.causes = {Name(one, 0.9), Name(best->hypothesis, 0.9)}, .where = best->where, .edit = best->hypothesis.edit};
+  }
+  return std::nullopt;
+}
+
+Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const std::vector<Outcome>& tried) {
+  const SearchSite site(replay, target, FlaggedTokens(stats, flags));
+  NamedCause cause{.id = "unknown", .confidence = 0.0};
+  const double size = site.Residual({});
+  cause.statement = stats.all.broken > 0
+                        ? fmt::format("{} of {} values are masked on one side only or not finite, and no known mistake explains them", stats.all.broken, stats.all.count)
+                        : fmt::format("the error is {:.2g} of the output, {:.3g} times the noise, and no known mistake explains it; the best fit is {:.4g} times the replay",
+                                      size, stats.all.ratio(), site.BestFactor({}));
+  cause.fix = "look at this op with the recorded inputs; its replay in f64 is what it should give";
+  Finding finding{.causes = {cause}};
+  if (flags.tokens.size() < stats.by_token.size()) finding.where.tokens = flags.tokens;
+  if (flags.heads.size() < stats.by_head.size()) finding.where.heads = flags.heads;
+  if (flags.channels.size() < stats.by_channel.size()) finding.where.channels = flags.channels;
+  for (const Outcome& outcome : tried) {
+    if (finding.alternatives.size() == 3) break;
+    finding.alternatives.push_back({outcome.hypothesis.cause, 0.05});
+  }
+  return finding;
+}
+
+}  // namespace
+
+Finding ExplainFlagged(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags) {
+  const std::vector<Outcome> outcomes = Try(replay, target, stats, flags, {});
+  if (const Outcome* best = Best(outcomes)) return FromBest(*best, outcomes);
+  if (auto pair = ExplainByTwo(replay, target, stats, flags, outcomes)) return *pair;
+  return Unknown(replay, target, stats, flags, outcomes);
+}
+
+Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats) {
+  const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
+  const RecordedSite& recorded = replay.recording().At(target);
+  const Value& right = replay.Predicted(target);
+  const SearchSite site(replay, target, {});
+  std::vector<Hypothesis> proposed;
+  for (const Proposer propose : kQuietProposers) propose(site, proposed);
+  std::vector<Outcome> outcomes;
+  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
+  for (Hypothesis& hypothesis : proposed) {
+    const Value wrong = replay.Evaluate(target, Replay::Pass::kPredicted, hypothesis.edit);
+    std::int64_t wins = 0, losses = 0;
+    double along = 0, square = 0, left = 0;
+    for (std::int64_t r = 0; r < wrong.rows(); ++r) {
+      if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
+      for (std::int64_t c = 0; c < wrong.cols(); ++c) {
+        const auto i = static_cast<std::size_t>(r * wrong.cols() + c);
+        const double x = recorded.value.data[i], p = right.data[i], h = wrong.data[i];
+        if (!std::isfinite(x) || !std::isfinite(p) || !std::isfinite(h)) {
+          losses += std::isfinite(p) != std::isfinite(h) ? 1000 : 0;
+          continue;
+        }
+        left += (x - h) * (x - h);
+        if (h == p) continue;
+        along += (x - p) * (h - p);
+        square += (h - p) * (h - p);
+        (std::fabs(x - h) < std::fabs(x - p) ? wins : losses) += 1;
+      }
+    }
+    // The matched filter: the recorded values sit where the mistake predicts them, value by value (alpha near 1), and little
+    // is left. Under a clean run the wins are a matter of flipped roundings: no more than half, and not along the prediction.
+    constexpr std::int64_t kFewestValues = 16;
+    const bool decisive = wins >= kFewestValues && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
+    if (!decisive) continue;
+    Outcome outcome{.hypothesis = std::move(hypothesis), .accepted = true};
+    outcome.stats = Measure(replay, node, EvaluateAll(replay, target, outcome.hypothesis.edit));
+    outcomes.push_back(std::move(outcome));
+  }
+  const Outcome* best = Best(outcomes);
+  return best == nullptr ? Finding{} : FromBest(*best, outcomes);
+}
+
+}  // namespace paritrace

@@ -1,0 +1,102 @@
+#include "diagnose/site_stats.h"
+
+#include <cmath>
+#include <limits>
+
+namespace paritrace {
+namespace {
+
+double Share(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 1.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+double Relative(double part, double whole) {
+  return part == 0 ? 0.0 : whole == 0 ? std::numeric_limits<double>::infinity() : part / whole;
+}
+
+}  // namespace
+
+double ErrorSums::ratio() const {
+  if (broken > 0) return std::numeric_limits<double>::infinity();
+  return error == 0 ? 0.0 : std::sqrt(Relative(error, floor));
+}
+
+double SiteStats::introduced_nmse() const { return Relative(all.error, signal); }
+double SiteStats::floor_nmse() const { return Relative(all.floor, signal); }
+double SiteStats::left_nmse() const { return Relative(left, signal); }
+double SiteStats::propagated_nmse() const { return Relative(propagated, free_signal); }
+double SiteStats::exact_share() const { return Share(exact, all.count); }
+double SiteStats::one_ulp_share() const { return Share(one_ulp, all.count); }
+
+std::int64_t HeadWidth(const Graph& graph, const Node& node) {
+  if (const auto* rope = std::get_if<RopeOp>(&node.op)) return rope->head_dim;
+  if (const auto* context = std::get_if<ContextOp>(&node.op)) return context->head_dim;
+  if (std::holds_alternative<NormOp>(node.op)) return std::get<NormOp>(node.op).group;
+  for (const NodeId user : graph.UsersOf(node.id)) {
+    const Node& next = graph.nodes[static_cast<std::size_t>(user)];
+    if (const auto* rope = std::get_if<RopeOp>(&next.op)) return rope->head_dim;
+    if (const auto* context = std::get_if<ContextOp>(&next.op)) return next.inputs[1] == node.id ? context->head_dim : 0;
+    if (const auto* norm = std::get_if<NormOp>(&next.op); norm != nullptr && norm->group > 0) return norm->group;
+  }
+  return 0;
+}
+
+SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded, const Replayed& replayed,
+                      const Value* free, const Arithmetic& arithmetic, TokenRange range) {
+  SiteStats stats;
+  const bool scores = IsScoreShaped(node);
+  const std::int64_t tokens = static_cast<std::int64_t>(recorded.token_known.size()), cols = recorded.value.cols();
+  const std::int64_t head_width = scores ? 0 : HeadWidth(graph, node);
+  stats.by_token.resize(static_cast<std::size_t>(tokens));
+  stats.by_channel.resize(scores ? 0 : static_cast<std::size_t>(cols));
+  stats.by_head.resize(static_cast<std::size_t>(scores ? recorded.value.shape[0] : head_width > 0 ? cols / head_width : 0));
+  const Rounding storage = arithmetic.storage;
+  for (std::int64_t r = 0; r < recorded.value.rows(); ++r) {
+    const std::int64_t t = scores ? r % tokens : r;
+    if (t < range.begin || t >= range.end || !recorded.token_known[static_cast<std::size_t>(t)]) continue;
+    const auto row = recorded.value.row(r);
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const auto i = static_cast<std::size_t>(r * cols + c);
+      const double x = row[static_cast<std::size_t>(c)], f = replayed.exact.data[i];
+      const double p = replayed.predicted.data[i], s = replayed.sampled.data[i];
+      // The upper triangle of scores is masked on both sides and says nothing.
+      if (scores && ((std::isinf(f) && x == f) || (f == 0 && x == 0 && p == 0))) continue;
+      ErrorSums value{.count = 1};
+      if (std::isnan(f) || (std::isinf(f) && !scores)) {
+        ++stats.unjudged;
+        continue;
+      }
+      if (!std::isfinite(x) || std::isinf(f)) {
+        value.broken = 1;
+      } else {
+        const double e = x - f, n = s - f, half = HalfUlp(storage, f), l = x - p, o = s - p;
+        value.error = e * e;
+        // A rounding is uniform over half a ULP: a third of its square on average, however this one sample fell.
+        value.floor = n * n + half * half / 3;
+        stats.left += l * l;
+        stats.order += o * o + (storage == Rounding::kF32 ? half * half / 3 : 0);
+        stats.signal += f * f;
+        const double ulps = UlpDistance(storage, x, p);
+        stats.exact += ulps == 0 ? 1 : 0;
+        stats.one_ulp += ulps <= 1 ? 1 : 0;
+        if (free != nullptr && std::isfinite(free->data[i])) {
+          stats.propagated += (f - free->data[i]) * (f - free->data[i]);
+          stats.free_signal += free->data[i] * free->data[i];
+        }
+      }
+      const auto add = [&](ErrorSums& group) {
+        group.error += value.error;
+        group.floor += value.floor;
+        group.count += value.count;
+        group.broken += value.broken;
+      };
+      add(stats.all);
+      add(stats.by_token[static_cast<std::size_t>(t)]);
+      if (!stats.by_channel.empty()) add(stats.by_channel[static_cast<std::size_t>(c)]);
+      if (!stats.by_head.empty()) add(stats.by_head[static_cast<std::size_t>(scores ? r / tokens : c / head_width)]);
+    }
+  }
+  return stats;
+}
+
+}  // namespace paritrace

@@ -1,0 +1,109 @@
+#include "report/diagnosis_json.h"
+
+#include <cmath>
+
+namespace paritrace {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN and no infinity: null, and a mark beside it.
+void Put(Json& object, const char* key, double value) {
+  if (std::isfinite(value)) {
+    object[key] = value;
+  } else {
+    object[key] = nullptr;
+    object["nonfinite"] = true;
+  }
+}
+
+Json CauseToJson(const NamedCause& cause) {
+  Json json = {{"id", cause.id}, {"confidence", cause.confidence}, {"statement", cause.statement}, {"fix", cause.fix}};
+  if (!cause.expected.is_null() || !cause.found.is_null()) {
+    json["expected"] = cause.expected;
+    json["found"] = cause.found;
+  }
+  return json;
+}
+
+Json WhereToJson(const Scope& scope) {
+  Json where = Json::object();
+  if (!scope.tokens.empty()) where["tokens"] = scope.tokens;
+  if (!scope.heads.empty()) where["heads"] = scope.heads;
+  if (!scope.channels.empty()) where["channels"] = scope.channels;
+  return where;
+}
+
+Json DefectToJson(const Defect& defect) {
+  Json json = {{"side", defect.side}, {"step", defect.step}, {"site", defect.site}, {"inputs", defect.inputs}};
+  Put(json, "ratio", defect.ratio);
+  json["cause"] = CauseToJson(defect.cause);
+  json["alternatives"] = Json::array();
+  for (const Alternative& other : defect.alternatives) json["alternatives"].push_back({{"id", other.id}, {"confidence", other.confidence}});
+  json["where"] = WhereToJson(defect.where);
+  return json;
+}
+
+Json NoiseToJson(const NoiseRow& row) {
+  Json json = {{"step", row.step}, {"site", row.site}};
+  Put(json, "introduced_nmse", row.introduced_nmse);
+  Put(json, "floor_nmse", row.floor_nmse);
+  Put(json, "ratio", row.ratio);
+  Put(json, "left_nmse", row.left_nmse);
+  Put(json, "exact", row.exact);
+  Put(json, "one_ulp", row.one_ulp);
+  Put(json, "propagated_nmse", row.propagated_nmse);
+  json["values"] = row.values;
+  if (!row.judged) json["judged"] = false;
+  return json;
+}
+
+}  // namespace
+
+std::vector<CauseGroup> GroupCauses(const Diagnosis& diagnosis) {
+  std::vector<CauseGroup> groups;
+  for (const Defect& defect : diagnosis.defects) {
+    CauseGroup* group = nullptr;
+    for (CauseGroup& known : groups) {
+      const bool same = known.side == defect.side && known.cause == defect.cause.id && known.first->cause.found == defect.cause.found &&
+                        (defect.cause.id != "unknown" || known.statement == defect.cause.statement);
+      if (same) group = &known;
+    }
+    if (group == nullptr) {
+      groups.push_back({.side = defect.side, .cause = defect.cause.id, .statement = defect.cause.statement, .fix = defect.cause.fix,
+                        .confidence = defect.cause.confidence, .first = &defect});
+      group = &groups.back();
+    }
+    group->sites.push_back(defect.site);
+    group->confidence = std::min(group->confidence, defect.cause.confidence);
+  }
+  return groups;
+}
+
+Json DiagnosisToJson(const Diagnosis& diagnosis) {
+  Json json = {{"schema", "paritrace/diagnosis/1"}, {"verdict", diagnosis.verdict}, {"arithmetic", diagnosis.arithmetic},
+               {"arithmetic_inferred", diagnosis.arithmetic_inferred}};
+  json["defects"] = Json::array();
+  for (const Defect& defect : diagnosis.defects) json["defects"].push_back(DefectToJson(defect));
+  json["summary"] = Json::array();
+  for (const CauseGroup& group : GroupCauses(diagnosis)) {
+    json["summary"].push_back({{"side", group.side}, {"cause", group.cause}, {"sites", group.sites}, {"statement", group.statement}, {"fix", group.fix}});
+  }
+  json["cleared"] = Json::array();
+  for (const Note& note : diagnosis.cleared) json["cleared"].push_back({{"what", note.what}, {"evidence", note.evidence}});
+  json["noise"] = Json::array();
+  for (const NoiseRow& row : diagnosis.noise) json["noise"].push_back(NoiseToJson(row));
+  json["explained"] = {{"values", diagnosis.values}, {"exact", diagnosis.exact}, {"one_ulp", diagnosis.one_ulp}};
+  json["routing"] = Json::array();
+  json["equivalences"] = Json::array();
+  for (const Equivalence& equivalence : diagnosis.equivalences) {
+    json["equivalences"].push_back({{"site", equivalence.site}, {"statement", equivalence.statement}});
+  }
+  json["remarks"] = diagnosis.remarks;
+  if (!diagnosis.counterfactual.empty()) json["counterfactual"] = diagnosis.counterfactual;
+  json["subject"] = diagnosis.subject_header;
+  if (!diagnosis.reference_header.is_null()) json["reference"] = diagnosis.reference_header;
+  return json;
+}
+
+}  // namespace paritrace
