@@ -1,0 +1,12 @@
+// The parts of the extension module; each bind_*.cc defines one.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace paritrace {
+
+void BindNaming(nanobind::module_& module);       // trace/naming.h
+void BindTraceWriter(nanobind::module_& module);  // trace/trace_writer.h
+void BindTrace(nanobind::module_& module);        // trace/trace.h
+
+}  // namespace paritrace
