@@ -1,0 +1,42 @@
+"""The `paritrace` command: `capture` runs here, because the engines are Python; all else is the bundled program."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+def program():
+    """Path of the bundled program, beside this file or (in an editable install) beside the extension module."""
+    homes = [Path(__file__).parent]
+    extension = importlib.util.find_spec("paritrace._core")
+    if extension is not None and extension.origin:
+        homes.append(Path(extension.origin).parent)
+    for home in homes:
+        candidate = home / "bin" / "paritrace"
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def main():
+    """Entry point of the console script; returns the exit code, or becomes the program."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["capture"]:
+        from paritrace.cli import main as capture
+
+        return capture(arguments[1:])
+    path = program()
+    if path is None:
+        print(
+            "paritrace: the program is missing from this installation: pip install --force-reinstall paritrace",
+            file=sys.stderr,
+        )
+        return 2
+    # The program hands `capture` back to Python, and must find the interpreter that has this package.
+    os.environ["PARITRACE_PYTHON"] = sys.executable
+    os.execv(path, [str(path), *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,376 @@
+"""Sees what a torch model computes: hooks on every module, and wrappers around the functions between them.
+
+Nothing is computed twice and nothing is changed: each tensor is the engine's own, copied out when it appears, because it
+may be overwritten later. Whatever is installed when the capture starts is what runs, a user's own patches included.
+
+Names (rules/hf.toml turns them into sites):
+    PATH            output of the module at PATH (`PATH:1`, `PATH:2` for the further tensors of a tuple, `PATH.key` of a dict)
+    PATH:in         its first tensor input, recorded where a rule asks for it
+    PATH:q, PATH:k  query and key as an attention module uses them, after RoPE; keys before they enter the cache
+    PATH:scores, PATH:probs   what its softmax is given, and what is multiplied by V
+"""
+
+import inspect
+import weakref
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_RAW_TYPES = {  # torch dtypes that NumPy lacks: the integers of the same size, and our name
+    torch.bfloat16: (torch.uint16, "bf16"),
+    torch.float8_e4m3fn: (torch.uint8, "f8_e4m3"),
+    torch.float8_e5m2: (torch.uint8, "f8_e5m2"),
+}
+
+# Names that mean something else in these architectures than the rules say of all others. Gemma's norms of that name stand
+# after the sublayer and before the residual sum; BitNet has a norm in front of these projections.
+_OTHER_MEANING = {
+    "gemma2": ("post_attention_layernorm", "post_attention_layernorm:in"),
+    "gemma3_text": ("post_attention_layernorm", "post_attention_layernorm:in"),
+    "bitnet": ("self_attn.o_proj:in", "mlp.down_proj:in"),
+}
+
+_SOFTMAX = {torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax}
+_PRODUCTS = {torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}
+
+
+class _Call:
+    """One running call of a module: what its functions have shown so far."""
+
+    def __init__(self, path, module):
+        self.path = path
+        self.module = module
+        self.heads = {}  # "q", "k" as last seen on their way to the attention; copies, [batch, heads, tokens, head_dim]
+        self.cached = False  # the new keys went into a KV cache
+        self.softmax = None  # output of the last softmax, until its probabilities are recorded
+
+
+class TorchTap:
+    """Context manager: records every forward call of `model` into `recording`, one step a call.
+
+    model       any torch.nn.Module; for a Hugging Face model also the functions between modules
+    recording   paritrace.recording.Recording; the caller closes it
+    Everything is put back on exit, after an exception too.
+    """
+
+    def __init__(self, model, recording):
+        self.model = model
+        self.recording = recording
+        self._undo = []
+        self._stack = []
+        self._paths = {}
+        self._known = {}  # id of a recorded tensor -> (weak reference, version, site)
+        getter = getattr(model, "get_output_embeddings", None)
+        self._head = getter() if getter is not None else None
+        self._held = None  # the head's output, until the model's own logits are seen
+        self._in_softmax = False
+        self._architecture = getattr(getattr(model, "config", None), "model_type", "")
+
+    # Installing and removing
+
+    def __enter__(self):
+        try:
+            self._install()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._remove()
+
+    def _install(self):
+        for path, module in self.model.named_modules():
+            self._paths[id(module)] = path
+            self._undo.append(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            self._undo.append(module.register_forward_hook(self._after, with_kwargs=True, always_call=True).remove)
+        self._has_rope = False
+        spaces = {}
+        for module in self.model.modules():
+            # The class's own file, and the one its forward was written in: a user's patch may live elsewhere.
+            for function in (type(module).__init__, type(module).forward, module.forward):
+                for layer in (function, inspect.unwrap(function)):
+                    space = getattr(getattr(layer, "__func__", layer), "__globals__", None)
+                    if space is not None and not space["__name__"].startswith("torch."):
+                        spaces[id(space)] = space
+        for space in spaces.values():
+            if callable(space.get("apply_rotary_pos_emb")):
+                self._has_rope = True
+                self._replace_item(space, "apply_rotary_pos_emb", self._wrap_rope)
+            if callable(space.get("eager_attention_forward")):
+                self._replace_item(space, "eager_attention_forward", self._wrap_attention)
+        self._replace_attribute(torch.nn.functional, "softmax", self._wrap_softmax)
+        if spaces and hasattr(self.model, "config"):
+            from transformers.cache_utils import Cache
+            from transformers.modeling_utils import AttentionInterface
+
+            self._replace_attribute(AttentionInterface, "get_interface", self._wrap_get_interface)
+            self._replace_attribute(Cache, "update", self._wrap_cache_update)
+        mode = _Functions(self)
+        mode.__enter__()
+        self._undo.append(lambda: mode.__exit__(None, None, None))
+
+    def _remove(self):
+        while self._undo:
+            self._undo.pop()()
+        self._known.clear()
+
+    def _replace_item(self, space, name, wrap):
+        original = space[name]
+        space[name] = wrap(original)
+        self._undo.append(lambda: space.__setitem__(name, original))
+
+    def _replace_attribute(self, owner, name, wrap):
+        original = vars(owner)[name]
+        setattr(owner, name, wrap(original))
+        self._undo.append(lambda: setattr(owner, name, original))
+
+    # Modules
+
+    def _before(self, module, args, kwargs):
+        path = self._paths[id(module)]
+        if module is self.model:
+            self._stack.clear()  # a call before this one may have ended in an exception
+            self._known.clear()
+            self._begin_step(args, kwargs)
+        self._stack.append(_Call(path, module))
+        name = f"{path}:in"
+        if self._site(name):
+            value = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+            if value is not None:
+                self._record(name, value)
+
+    def _after(self, module, args, kwargs, output):
+        call = self._stack[-1] if self._stack else None
+        if call is None or call.module is not module:
+            return  # a call that began before the capture
+        self._stack.pop()
+        self._flush(call)
+        if output is None:  # the module raised
+            return
+        if module is self.model:
+            self._record_result(call.path, output)
+        elif module is self._head and isinstance(output, torch.Tensor):
+            self._held = (call.path, weakref.ref(output), output.detach().clone())
+        else:
+            self._record_output(call.path, output)
+
+    def _record_output(self, path, output):
+        if isinstance(output, torch.Tensor):
+            self._record(path or "output", output)
+        elif isinstance(output, dict):  # a ModelOutput too
+            for key, value in output.items():
+                if isinstance(value, torch.Tensor):
+                    self._record(f"{path}.{key}" if path else key, value)
+        elif isinstance(output, (tuple, list)):
+            for index, value in enumerate(output):
+                if isinstance(value, torch.Tensor):
+                    self._record(f"{path}:{index}" if index else path or "output", value)
+
+    def _record_result(self, path, output):
+        """The model's own result. Its logits decide what the head's output is called: a cap may stand between the two."""
+        held, self._held = self._held, None
+        if held is not None:
+            name, reference, copy = held
+            values = (
+                dict(output)
+                if isinstance(output, dict)
+                else dict(enumerate(output if isinstance(output, tuple) else (output,)))
+            )
+            key = next((key for key, value in values.items() if value is reference()), None)
+            if key is None:
+                self._record(f"{name}:out", copy, site="")
+            else:
+                self._record(name, copy, site="logits")
+                del values[key]
+            output = values if isinstance(output, dict) else tuple(values.values())
+        self._record_output(path, output)
+
+    # Functions between modules
+
+    def _wrap_rope(self, original):
+        def apply_rotary_pos_emb(*args, **kwargs):
+            result = original(*args, **kwargs)
+            if self._stack and isinstance(result, tuple) and len(result) == 2:
+                self._stack[-1].heads = {part: value.detach().clone() for part, value in zip("qk", result)}
+            return result
+
+        return apply_rotary_pos_emb
+
+    def _wrap_get_interface(self, original):
+        def get_interface(interface, *args, **kwargs):
+            return self._wrap_attention(original(interface, *args, **kwargs))
+
+        return get_interface
+
+    def _wrap_attention(self, original):
+        if getattr(original, "_paritrace", False):
+            return original
+
+        def attention(module, *args, **kwargs):
+            call = next((call for call in reversed(self._stack) if call.module is module), None)
+            query, key = (
+                kwargs.get(name, args[index] if index < len(args) else None)
+                for index, name in enumerate(("query", "key"))
+            )
+            if call is None:
+                return original(module, *args, **kwargs)
+            if self._has_rope and isinstance(query, torch.Tensor) and isinstance(key, torch.Tensor):
+                # What the attention is given is what counts, whatever the rotary function returned.
+                call.heads["q"] = query
+                if not call.cached:  # else the keys of earlier steps stand before the new ones
+                    call.heads["k"] = key[..., -query.shape[-2] :, :]
+                self._flush_heads(call)
+            result = original(module, *args, **kwargs)
+            weights = result[1] if isinstance(result, tuple) and len(result) > 1 else None
+            if call.softmax is not None and isinstance(weights, torch.Tensor) and weights.shape == call.softmax.shape:
+                self._record_probs(call, weights)
+            return result
+
+        attention._paritrace = True
+        return attention
+
+    def _wrap_cache_update(self, original):
+        def update(cache, key_states, value_states, *args, **kwargs):
+            if self._stack and self._has_rope:
+                call = self._stack[-1]
+                call.cached = True
+                call.heads["k"] = key_states.detach().clone()
+            return original(cache, key_states, value_states, *args, **kwargs)
+
+        return update
+
+    def _wrap_softmax(self, original):
+        def softmax(input, *args, **kwargs):
+            nested, self._in_softmax = self._in_softmax, True
+            try:
+                if not nested:
+                    self.before_softmax(input)
+                result = original(input, *args, **kwargs)
+                if not nested:
+                    self.after_softmax(result)
+                return result
+            finally:
+                self._in_softmax = nested
+
+        return softmax
+
+    def before_softmax(self, value):
+        call = self._stack[-1] if self._stack else None
+        if call is not None and self._site(f"{call.path}:scores"):
+            self._flush(call)
+            self._record(f"{call.path}:scores", value)
+
+    def after_softmax(self, value):
+        call = self._stack[-1] if self._stack else None
+        if call is not None and self._site(f"{call.path}:probs"):
+            call.softmax = value.detach()
+
+    def before_product(self, left):
+        """The first product after a softmax whose left side has its shape is probs times V."""
+        call = self._stack[-1] if self._stack else None
+        if (
+            call is not None
+            and call.softmax is not None
+            and isinstance(left, torch.Tensor)
+            and left.shape == call.softmax.shape
+        ):
+            self._record_probs(call, left)
+
+    def _record_probs(self, call, value):
+        call.softmax = None
+        self._record(f"{call.path}:probs", value)
+
+    def _flush_probs(self, call):
+        if call.softmax is not None:
+            self._record_probs(call, call.softmax)
+
+    def _flush_heads(self, call):
+        """q and k, from [batch, heads, tokens, head_dim] to [batch, tokens, heads*head_dim]."""
+        for part in sorted(call.heads, reverse=True):
+            value = call.heads[part]
+            self._record(f"{call.path}:{part}", value.transpose(1, 2).flatten(2) if value.dim() == 4 else value)
+        call.heads = {}
+
+    def _flush(self, call):
+        """What no later function showed."""
+        self._flush_heads(call)
+        self._flush_probs(call)
+
+    # Recording
+
+    def _begin_step(self, args, kwargs):
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        count = 0
+        ids = []
+        if isinstance(tokens, torch.Tensor) and not tokens.is_floating_point():
+            ids = tokens.tolist() if tokens.dim() == 2 else [tokens.flatten().tolist()]
+            count = len(ids[0])
+        cache = kwargs.get("past_key_values")
+        start = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+        self._count = count
+        self.recording.begin_step(int(start), ids)
+
+    def _site(self, name):
+        """The site of a name in this architecture; "" where it has none."""
+        if any(name.endswith(f".{other}") for other in _OTHER_MEANING.get(self._architecture, ())):
+            return ""
+        return self.recording.site_of(name)
+
+    def _record(self, name, value, site=None):
+        if value.is_meta or value.is_sparse or value.is_complex():
+            return
+        if site is None:
+            site = self._site(name)
+        known = self._known.get(id(value))
+        version = 0 if value.is_inference() else value._version
+        # A module that hands its child's tensor on adds nothing, unless it stands for another site.
+        if known is not None and known[0]() is value and known[1] == version and site in ("", known[2]):
+            return
+        self._known[id(value)] = (weakref.ref(value), version, site)
+        if not site and self.recording.site_of(name):
+            name = f"{name}:out"  # so that no reader maps it by the rules
+        array, dtype, shape = _to_numpy(self._arrange(value.detach(), site))
+        self.recording.record(name, array, site, dtype, shape)
+
+    def _arrange(self, value, site):
+        """The layout of the trace: no batch axis of one; heads side by side in q and k."""
+        if site.endswith(("attn.q_norm", "attn.k_norm")) and value.dim() == 4:
+            # [batch, tokens, heads, dim] or [batch, heads, tokens, dim]: the step's tokens tell, else the strides.
+            heads_first = value.shape[2] == self._count != value.shape[1] or (
+                value.shape[1] == value.shape[2] and value.stride(1) < value.stride(2)
+            )
+            value = (value.transpose(1, 2) if heads_first else value).flatten(2)
+        if value.dim() > 2 and value.shape[0] == 1:
+            value = value[0]
+        return value
+
+
+class _Functions(TorchFunctionMode):
+    """Sees the torch functions that no module and no patchable name stands for."""
+
+    def __init__(self, tap):
+        super().__init__()
+        self._tap = tap
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tap = self._tap
+        if function in _PRODUCTS and args:
+            tap.before_product(args[0])
+        elif function in _SOFTMAX and not tap._in_softmax:
+            value = args[0] if args else kwargs.get("input")
+            tap.before_softmax(value)
+            result = function(*args, **kwargs)
+            tap.after_softmax(result)
+            return result
+        return function(*args, **kwargs)
+
+
+def _to_numpy(value):
+    """(array, dtype name or None, shape or None) of a tensor on any device; bf16 and 8-bit floats as raw integers."""
+    value = value.cpu().contiguous().resolve_conj().resolve_neg()
+    raw = _RAW_TYPES.get(value.dtype)
+    if raw is None:
+        return value.numpy(), None, None
+    return value.view(raw[0]).numpy(), raw[1], list(value.shape)
