@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from paritrace.errors import InputError, first_line
+from paritrace.errors import InputError, check_tokens, first_line
 from paritrace.recording import Recording
 from paritrace.torch_tap import TorchTap
 
@@ -27,8 +27,7 @@ def capture(model, path, mode="full", overwrite=False, text=None):
     probabilities exist only where attention is eager; run.attention in the header says what ran.
     Errors: ValueError as of Recording. After an exception in the block the trace stays open and the model is as before.
     """
-    # A model of the user's own often keeps Hugging Face's module names.
-    recording = Recording(path, header_of(model, text), mode, overwrite, rules="hf")
+    recording = Recording(path, header_of(model, text), mode, overwrite)
     try:
         with TorchTap(model, recording):
             yield recording
@@ -119,9 +118,7 @@ def run(directory, path, tokens=None, text=None, dtype=None, decode=0, mode="ful
     model = load(directory, dtype)
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     if vocabulary is not None:
-        for token in tokens:
-            if not 0 <= token < vocabulary:
-                raise InputError("--tokens", "", f"ids from 0 to {vocabulary - 1}", token)
+        check_tokens(tokens, vocabulary)
     with capture(model, path, mode, overwrite, [text] if text else None) as recording:
         say(f"prefill of {len(tokens)} tokens")
         options = {"use_cache": True} if decode else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import llama_cpp as api
 import numpy as np
 
-from paritrace.errors import InputError, first_line
+from paritrace.errors import InputError, check_tokens, first_line
 from paritrace.ggml import Ggml, Tensor
 from paritrace.recording import Recording
 
@@ -236,11 +236,8 @@ class Session:
     def decode(self, tokens):
         """One forward call. tokens: ids that follow those before. Returns the logits, [tokens, vocabulary] float32.
 
-        Errors: InputError for an id outside the vocabulary, or if llama.cpp refuses the batch.
+        Errors: InputError if llama.cpp refuses the batch.
         """
-        for token in tokens:
-            if not 0 <= token < self.vocabulary:
-                raise InputError("--tokens", "", f"ids from 0 to {self.vocabulary - 1}", token)
         batch = api.llama_batch_init(len(tokens), 0, 1)
         try:
             batch.n_tokens = len(tokens)
@@ -291,6 +288,7 @@ def run(path, output, tokens=None, text=None, decode=0, flash_attention="auto", 
             tokens = session.tokenize(text)
     tap = NodeTap(None, _library())
     with Session(path, flash_attention, kv_type, len(tokens) + decode, threads, tap.callback) as session:
+        check_tokens(tokens, session.vocabulary)
         header = _header(path, kv_type, text)
         header["model"]["architecture"] = session.metadata("general.architecture")
         recording = tap.recording = Recording(output, header, mode, overwrite)

@@ -12,15 +12,14 @@ class Recording:
     """One trace being written.
 
     path       directory, or a file that ends in `.safetensors`
-    header     dict: the keys of trace.json known at the start
-    rules      the naming rules to use; default: those of header["engine"]["name"]
+    header     dict: the keys of trace.json known at the start; header["engine"]["name"] picks the naming rules
     mode       "full", "digest" or "stats"
     Errors: ValueError if the path exists (without `overwrite`) or cannot be written.
     """
 
-    def __init__(self, path, header, mode="full", overwrite=False, rules=None):
+    def __init__(self, path, header, mode="full", overwrite=False):
         self.path = str(path)
-        self._rules = rules or header["engine"]["name"]
+        self._engine = header["engine"]["name"]
         self.step = -1
         self.count = 0
         self.tokens = []  # one list a sequence
@@ -56,7 +55,7 @@ class Recording:
     def site_of(self, name):
         """The site that the engine's rules give a name; "" where none does."""
         if name not in self._sites:
-            self._sites[name] = _core.site_of(self._rules, name) or ""
+            self._sites[name] = _core.site_of(self._engine, name) or ""
         return self._sites[name]
 
     def record(self, name, array, site=None, dtype=None, shape=None):
