@@ -50,7 +50,7 @@ def header_of(model, text=None):
         run["attention"] = attention
     if text:
         run["text"] = list(text)
-    if config is not None:
+    if hasattr(config, "model_type"):
         import transformers
 
         engine = {"name": "hf", "version": transformers.__version__, "torch": torch.__version__}

@@ -11,6 +11,7 @@ Names (rules/hf.toml turns them into sites):
 """
 
 import inspect
+import sys
 import weakref
 
 import torch
@@ -100,7 +101,7 @@ class TorchTap:
             if callable(space.get("eager_attention_forward")):
                 self._replace_item(space, "eager_attention_forward", self._wrap_attention)
         self._replace_attribute(torch.nn.functional, "softmax", self._wrap_softmax)
-        if spaces and hasattr(self.model, "config"):
+        if "transformers" in sys.modules:
             from transformers.cache_utils import Cache
             from transformers.modeling_utils import AttentionInterface
 
