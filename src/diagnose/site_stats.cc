@@ -18,11 +18,11 @@ double Relative(double part, double whole) {
 
 double ErrorSums::ratio() const {
   if (broken > 0) return std::numeric_limits<double>::infinity();
-  return error == 0 ? 0.0 : std::sqrt(Relative(error, floor));
+  return error == 0 ? 0.0 : std::sqrt(Relative(error, floor()));
 }
 
 double SiteStats::introduced_nmse() const { return Relative(all.error, signal); }
-double SiteStats::floor_nmse() const { return Relative(all.floor, signal); }
+double SiteStats::floor_nmse() const { return Relative(all.floor(), signal); }
 double SiteStats::left_nmse() const { return Relative(left, signal); }
 double SiteStats::propagated_nmse() const { return Relative(propagated, free_signal); }
 double SiteStats::exact_share() const { return Share(exact, all.count); }
@@ -71,8 +71,8 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
       } else {
         const double e = x - f, n = s - f, half = HalfUlp(storage, f), l = x - p, o = s - p;
         value.error = e * e;
-        // A rounding is uniform over half a ULP: a third of its square on average, however this one sample fell.
-        value.floor = n * n + half * half / 3;
+        value.sampled = n * n;
+        value.rounding = half * half / 3;  // uniform over half a ULP: a third of its square on average
         stats.left += l * l;
         stats.order += o * o + (storage == Rounding::kF32 ? half * half / 3 : 0);
         stats.signal += f * f;
@@ -86,7 +86,8 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
       }
       const auto add = [&](ErrorSums& group) {
         group.error += value.error;
-        group.floor += value.floor;
+        group.sampled += value.sampled;
+        group.rounding += value.rounding;
         group.count += value.count;
         group.broken += value.broken;
       };

@@ -12,10 +12,12 @@ namespace paritrace {
 
 // Sums over a group of values; groups add up.
 struct ErrorSums {
-  double error = 0;   // sum of (recorded - f64)^2
-  double floor = 0;   // sum of the expected square of the arithmetic's own error
+  double error = 0;    // sum of (recorded - f64)^2
+  double sampled = 0;  // sum of (sampled - f64)^2: the arithmetic's own error, as one order of summation makes it
+  double rounding = 0; // expected sum for one rounding of each result: a sample may be exact by luck
   std::int64_t count = 0;
   std::int64_t broken = 0;  // masked on one side only, or not finite where the replay is
+  [[nodiscard]] double floor() const { return sampled > rounding ? sampled : rounding; }
   // Root of error over floor; 0 for no error, infinity where something is broken.
   [[nodiscard]] double ratio() const;
 };
