@@ -37,14 +37,16 @@ void OutputFile::WriteAt(std::uint64_t offset, std::span<const std::byte> bytes)
   Write(offset, bytes);
 }
 
+void OutputFile::Publish() {
+  if (written_path_ == path_) return;
+  if (std::rename(written_path_.c_str(), path_.c_str()) != 0) Fail(errno);
+  written_path_ = path_;
+}
+
 void OutputFile::Commit() {
+  Publish();
   // Network and quota file systems report a failed write only here.
   if (::close(std::exchange(fd_, -1)) != 0) Fail(errno);
-  if (written_path_ != path_ && std::rename(written_path_.c_str(), path_.c_str()) != 0) {
-    const int error = errno;
-    (void)std::remove(written_path_.c_str());
-    Fail(error);
-  }
 }
 
 void OutputFile::Fail(int error) const {

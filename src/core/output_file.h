@@ -27,7 +27,9 @@ class OutputFile {
   // Replaces bytes within what was written so far.
   void WriteAt(std::uint64_t offset, std::span<const std::byte> bytes);
   void WriteAt(std::uint64_t offset, std::string_view text) { WriteAt(offset, std::as_bytes(std::span(text))); }
-  // Nothing may be written afterwards.
+  // Puts an atomic file at its path, open for more writes; from now on it is as if in place.
+  void Publish();
+  // Publishes and closes. Nothing may be written afterwards.
   void Commit();
 
   [[nodiscard]] std::uint64_t size() const { return size_; }

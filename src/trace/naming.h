@@ -15,6 +15,9 @@ namespace paritrace {
 // A name that is a site maps to itself.
 [[nodiscard]] std::optional<std::string> SiteOf(std::string_view engine, std::string_view name);
 
+// True if there is a rule file for that engine.
+[[nodiscard]] bool HasRules(std::string_view engine);
+
 // Order in which a decoder computes its sites: smaller first; used where a trace carries no order. Unknown sites come last.
 [[nodiscard]] std::int64_t ExecutionRank(std::string_view site);
 

@@ -45,7 +45,7 @@ struct TraceEntry {
 struct Trace {
   std::string path;
   TraceHeader header;
-  std::vector<TraceEntry> entries;  // in order of execution where the trace knows it, else in the file's order
+  std::vector<TraceEntry> entries;  // in order of execution where the trace knows it, else by step and ExecutionRank
   bool has_order = true;            // false for a single file: order comes from the graph
   std::vector<std::shared_ptr<const InputFile>> files;
 
@@ -55,9 +55,11 @@ struct Trace {
   [[nodiscard]] std::vector<int> Steps() const;
 };
 
-// Opens a trace directory or a single .safetensors file (anybody's: keys `name` or `step/name`).
-// Names without a site are mapped through the naming rules (naming.h).
-// Errors: UsageError, FormatError as in tensor_file.h; a torn last index line of an open trace is ignored, not an error.
+// Opens a trace directory or a single file (anybody's: keys `name` or `step/name`); .safetensors, or any other tensor file.
+// Names without a site are mapped through the naming rules (naming.h): those of the header's engine, or all of them where
+// the engine has none or is unknown.
+// Errors: UsageError, FormatError as in tensor_file.h; also FormatError where the index and the tensor files disagree, or
+// where the index names a file outside the directory. A torn last index line of an open trace is ignored, not an error.
 [[nodiscard]] Trace OpenTrace(const std::string& path);
 
 }  // namespace paritrace

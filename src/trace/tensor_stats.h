@@ -1,0 +1,15 @@
+// The few numbers about a tensor that travel in a trace's index, and stand in for the values where they were not kept.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "core/tensor.h"
+
+namespace paritrace {
+
+// {"min","max","mean","rms","nan","inf"}: the first four over the finite values, null where there is none; nan and inf
+// are counts. Sums in double, in the tensor's order.
+// Errors: as of DecodeF64.
+[[nodiscard]] nlohmann::ordered_json TensorStats(const TensorView& tensor);
+
+}  // namespace paritrace

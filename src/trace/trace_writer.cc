@@ -1,0 +1,229 @@
+#include "trace/trace_writer.h"
+
+#include <filesystem>
+#include <optional>
+#include <unordered_set>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/output_file.h"
+#include "core/text.h"
+#include "formats/json.h"
+#include "formats/safetensors.h"
+#include "formats/safetensors_stream.h"
+#include "trace/tensor_stats.h"
+#include "trace/trace_header.h"
+
+namespace paritrace {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kSingleFileEnding = ".safetensors";
+constexpr std::uint64_t kShardBytes = 1ull << 30;    // then a new file begins
+constexpr std::uint64_t kHeaderBytes = 64ull << 10;  // room for about 500 tensors
+
+std::string Dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
+
+// The text as JSON can hold it, so that the same name stands in the index, in the header and in error messages.
+std::string ValidUtf8(std::string_view text) { return Json::parse(Dump(std::string(text))).get<std::string>(); }
+
+bool IsOurHeader(const Json& json) { return json.is_object() && json.value("format", Json()) == kTraceFormat; }
+
+// What differs between the two forms of a trace.
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  // `index`: the entry's index line without the place of its values.
+  virtual void Record(const TensorView& tensor, Json index) = 0;
+  virtual void WriteHeader(const Json& header) = 0;
+};
+
+class DirectorySink final : public Sink {
+ public:
+  DirectorySink(const std::string& path, bool overwrite, bool keep_values, const Json& header) : path_(path), keep_values_(keep_values) {
+    const bool replaced = CheckReplaceable(overwrite);
+    std::error_code error;
+    fs::create_directories(path_, error);
+    if (error) throw UsageError(fmt::format("{}: cannot be written: {}", path, error.message()));
+    // The header first: a directory without one would no longer be known as a trace.
+    WriteHeader(header);
+    if (replaced) RemoveOldTensors();
+    fs::remove(path_ / kIndexFile, error);
+    index_.emplace((path_ / kIndexFile).string(), OutputFile::Mode::kInPlace);
+  }
+
+  void Record(const TensorView& tensor, Json index) override {
+    if (keep_values_) {
+      SafetensorsStream& shard = ShardFor(tensor);
+      shard.Append(tensor);
+      index["file"] = shard_name_;
+      index["key"] = tensor.name;
+    }
+    // After the values: the index never names what is not there.
+    index_->Append(Dump(index) + "\n");
+  }
+
+  void WriteHeader(const Json& header) override { WriteFileAtomically((path_ / kHeaderFile).string(), Dump(header, 2) + "\n"); }
+
+ private:
+  // True if a trace is there and may go.
+  [[nodiscard]] bool CheckReplaceable(bool overwrite) const {
+    std::error_code error;
+    if (!fs::exists(fs::symlink_status(path_, error))) return false;
+    if (!fs::is_directory(path_, error)) throw UsageError(fmt::format("{}: exists and is no directory", path_.string()));
+    if (fs::is_empty(path_, error) && !error) return false;
+    if (!IsTrace()) throw UsageError(fmt::format("{}: exists and is no trace; choose another name", path_.string()));
+    if (!overwrite) throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path_.string()));
+    return true;
+  }
+
+  [[nodiscard]] bool IsTrace() const {
+    std::error_code error;
+    const std::string header = (path_ / kHeaderFile).string();
+    if (!fs::is_regular_file(header, error)) return false;
+    try {
+      return IsOurHeader(ParseJson(ReadTextFile(header), header, "header"));
+    } catch (const FormatError&) {
+      return false;
+    }
+  }
+
+  static std::string ShardName(int number) { return fmt::format("tensors-{:05}.safetensors", number); }
+
+  void RemoveOldTensors() const {
+    std::error_code error;
+    for (int number = 0; fs::remove(path_ / ShardName(number), error); ++number) {
+    }
+  }
+
+  SafetensorsStream& ShardFor(const TensorView& tensor) {
+    if (!shard_ || shard_->data_size() >= kShardBytes || !shard_->Fits(tensor)) {
+      shard_name_ = ShardName(shards_++);
+      shard_.emplace((path_ / shard_name_).string(), kHeaderBytes);
+    }
+    return *shard_;
+  }
+
+  fs::path path_;
+  bool keep_values_;
+  std::optional<OutputFile> index_;
+  std::optional<SafetensorsStream> shard_;
+  std::string shard_name_;
+  int shards_ = 0;
+};
+
+// Hash and statistics have no place in this form.
+class SingleFileSink final : public Sink {
+ public:
+  SingleFileSink(const std::string& path, bool overwrite, const Json& header) {
+    CheckReplaceable(path, overwrite);
+    stream_.emplace(path, kHeaderBytes);
+    WriteHeader(header);
+  }
+  void Record(const TensorView& tensor, Json) override { stream_->Append(tensor); }
+  void WriteHeader(const Json& header) override { stream_->SetMetadata({{std::string(kHeaderMetadataKey), Dump(header)}}); }
+
+ private:
+  // A model's weights are a .safetensors file, too: only what carries our header may go.
+  static void CheckReplaceable(const std::string& path, bool overwrite) {
+    std::error_code error;
+    if (!fs::exists(fs::symlink_status(path, error))) return;
+    if (!IsTrace(path)) throw UsageError(fmt::format("{}: exists and is no trace of ours; choose another name", path));
+    if (!overwrite) throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path));
+  }
+
+  static bool IsTrace(const std::string& path) {
+    std::error_code error;
+    if (!fs::is_regular_file(path, error)) return false;
+    try {
+      const auto file = TryReadSafetensors(MapFile(path), {.allow_trailing_bytes = true});
+      if (!file) return false;
+      const auto text = file->metadata.find(kHeaderMetadataKey);
+      return text != file->metadata.end() && IsOurHeader(ParseJson(text->get<std::string>(), path, "header"));
+    } catch (const FormatError&) {
+      return false;
+    }
+  }
+
+  std::optional<SafetensorsStream> stream_;
+};
+
+std::unique_ptr<Sink> MakeSink(const std::string& path, const Json& header, TraceWriter::Mode mode, bool overwrite) {
+  if (!path.ends_with(kSingleFileEnding)) {
+    return std::make_unique<DirectorySink>(path, overwrite, mode == TraceWriter::Mode::kFull, header);
+  }
+  if (mode != TraceWriter::Mode::kFull) {
+    throw UsageError(fmt::format("{}: a trace without values has to be a directory: leave out {}", path, kSingleFileEnding));
+  }
+  return std::make_unique<SingleFileSink>(path, overwrite, header);
+}
+
+}  // namespace
+
+struct TraceWriter::State {
+  Json header;
+  std::unique_ptr<Sink> sink;
+  std::unordered_set<std::string> keys;
+  std::int64_t seq = 0;
+  bool closed = false;
+
+  void Merge(const Json& changes, std::string_view status) {
+    if (!changes.is_object()) throw InternalError("a trace header that is no object");
+    header.merge_patch(changes);
+    header["format"] = kTraceFormat;
+    header["status"] = status;
+  }
+
+  std::string UniqueKey(const std::string& wanted) {
+    std::string key = wanted;
+    for (int occurrence = 2; !keys.insert(key).second; ++occurrence) key = fmt::format("{}#{}", wanted, occurrence);
+    return key;
+  }
+};
+
+TraceWriter::TraceWriter(std::string path, Json header, Mode mode, bool overwrite) : state_(std::make_unique<State>()) {
+  state_->header = {{"format", kTraceFormat}};  // first in the file
+  state_->Merge(header, "open");
+  state_->sink = MakeSink(path, state_->header, mode, overwrite);
+}
+
+TraceWriter::~TraceWriter() = default;
+
+void TraceWriter::Record(int step, std::string_view name, std::string_view site, const TensorView& tensor) {
+  if (state_->closed) throw InternalError("Record on a closed trace");
+  if (ByteCount(tensor.shape, tensor.dtype) != static_cast<std::int64_t>(tensor.bytes.size())) {
+    throw InternalError(fmt::format("tensor {}: {} bytes are not {} {}", Quoted(name), tensor.bytes.size(), Name(tensor.dtype), ToString(tensor.shape)));
+  }
+  const std::string valid_name = ValidUtf8(name);
+  TensorView keyed = tensor;
+  keyed.name = state_->UniqueKey(fmt::format("{}/{}", step, site.empty() ? std::string_view(valid_name) : site));
+  Json index = {{"seq", state_->seq}, {"step", step}, {"name", valid_name}};
+  if (!site.empty()) index["site"] = site;
+  index["shape"] = tensor.shape;
+  index["dtype"] = Name(tensor.dtype);
+  index["hash"] = HashBytes(tensor.bytes);
+  index["stats"] = TensorStats(tensor);
+  state_->sink->Record(keyed, std::move(index));
+  ++state_->seq;
+}
+
+void TraceWriter::UpdateHeader(const Json& header) {
+  if (state_->closed) throw InternalError("UpdateHeader on a closed trace");
+  state_->Merge(header, "open");
+  state_->sink->WriteHeader(state_->header);
+}
+
+void TraceWriter::Close() {
+  if (state_->closed) throw InternalError("Close on a closed trace");
+  state_->Merge(Json::object(), "complete");
+  state_->sink->WriteHeader(state_->header);
+  state_->closed = true;
+}
+
+}  // namespace paritrace
