@@ -14,12 +14,12 @@ namespace paritrace {
 
 // What one kernel call finds in a run of pairs (a = reference, b = subject).
 struct RunSums {
-  double max_abs = 0;  // max |a-b|
-  double abs = 0;      // sum |a-b|
-  double aa = 0;       // sum a*a
-  double bb = 0;       // sum b*b
-  double ab = 0;       // sum a*b
-  double dd = 0;       // sum (a-b)^2
+  double max_abs = 0;      // max |a-b|
+  double abs = 0;          // sum |a-b|
+  double aa = 0;           // sum a*a
+  double bb = 0;           // sum b*b
+  double ab = 0;           // sum a*b
+  double dd = 0;           // sum (a-b)^2
   std::int64_t equal = 0;  // a == b (so -0 == +0; NaN equals nothing here)
 };
 

@@ -58,7 +58,10 @@ PairComparison ComparePairReference(const TensorView& reference, const TensorVie
     if (!r_masked && !s_masked && std::isfinite(r) && std::isfinite(s)) {
       const long double difference = r - s;
       const auto magnitude = static_cast<double>(std::fabs(difference));
-      if (r == s) ++total.equal; else ++position.unequal;
+      if (r == s)
+        ++total.equal;
+      else
+        ++position.unequal;
       if (magnitude > total.max_abs) {
         total.max_abs = magnitude;
         total.max_abs_at = index;

@@ -41,7 +41,11 @@ bool Is64BitInteger(DType dtype) { return dtype == DType::kI64 || dtype == DType
 
 bool IsExactInF32(DType dtype) {
   switch (dtype) {
-    case DType::kF64: case DType::kI32: case DType::kU32: case DType::kI64: case DType::kU64: return false;
+    case DType::kF64:
+    case DType::kI32:
+    case DType::kU32:
+    case DType::kI64:
+    case DType::kU64: return false;
     default: return true;
   }
 }
@@ -57,8 +61,12 @@ std::int64_t IndexOn(const SideLayout& side, const PairLayout& layout, std::int6
   return Place(side, index / layout.inner / layout.rows, index / layout.inner % layout.rows, index % layout.inner);
 }
 
-void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, double* out) { DecodeF64(tensor, begin, count, out); }
-void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, float* out) { DecodeF32(tensor, begin, count, out); }
+void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, double* out) {
+  DecodeF64(tensor, begin, count, out);
+}
+void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, float* out) {
+  DecodeF32(tensor, begin, count, out);
+}
 void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, long double* out) {
   const std::byte* from = tensor.bytes.data() + begin * 8;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -231,7 +239,8 @@ class Comparison {
         const std::int64_t inner = unit % pieces * kPiece;
         const std::int64_t count = std::min(kPiece, layout_.inner - inner);
         PositionStats position;
-        for (std::int64_t outer = 0; outer < layout_.outer; ++outer) AddSpan(outer, unit / pieces, inner, count, total, position);
+        for (std::int64_t outer = 0; outer < layout_.outer; ++outer)
+          AddSpan(outer, unit / pieces, inner, count, total, position);
         parts[static_cast<std::size_t>(unit)] = position;
       }
       totals[static_cast<std::size_t>(begin / grain)] = total;
@@ -242,7 +251,8 @@ class Comparison {
       result.positions = std::move(parts);
     } else {
       result.positions.resize(static_cast<std::size_t>(layout_.rows));
-      for (std::size_t i = 0; i < parts.size(); ++i) result.positions[i / static_cast<std::size_t>(pieces)].Merge(parts[i]);
+      for (std::size_t i = 0; i < parts.size(); ++i)
+        result.positions[i / static_cast<std::size_t>(pieces)].Merge(parts[i]);
     }
     FindMaximum(result.total);
     return result;
@@ -257,11 +267,12 @@ class Comparison {
       last = *std::max_element(side.order.begin(), side.order.end());
       order_fits = order_fits && *std::min_element(side.order.begin(), side.order.end()) >= 0;
     }
-    const std::int64_t end =
-        side.base + (layout.outer - 1) * side.outer_stride + (layout.rows - 1) * side.row_stride + last * side.inner_stride;
+    const std::int64_t end = side.base + (layout.outer - 1) * side.outer_stride + (layout.rows - 1) * side.row_stride +
+                             last * side.inner_stride;
     const bool forward = side.base >= 0 && side.outer_stride >= 0 && side.row_stride >= 0 && side.inner_stride >= 0;
     if (!order_fits || !forward || end >= tensor.size()) {
-      throw InternalError(fmt::format("layout reaches value {} of \"{}\" {}", end, tensor.name, ToString(tensor.shape)));
+      throw InternalError(
+          fmt::format("layout reaches value {} of \"{}\" {}", end, tensor.name, ToString(tensor.shape)));
     }
   }
   void CheckSide(const TensorView& tensor, const SideLayout& side) const { CheckSide(tensor, side, layout_); }
@@ -287,8 +298,8 @@ class Comparison {
     }
     for (std::int64_t done = 0; done < count; done += kRun) {
       const std::int64_t now = std::min(kRun, count - done), at = inner + done;
-      const RunSums sums =
-          direct_(Address(reference_, layout_.reference, outer, row, at), Address(subject_, layout_.subject, outer, row, at), now);
+      const RunSums sums = direct_(Address(reference_, layout_.reference, outer, row, at),
+                                   Address(subject_, layout_.subject, outer, row, at), now);
       if (Usable(sums)) {
         Fold(sums, now, Index(outer, row, at), total, position);
       } else {
@@ -402,7 +413,8 @@ void PairStats::Merge(const PairStats& other) {
     first_mismatch = other.first_mismatch;
   }
   const bool larger = other.max_abs > max_abs;
-  const bool earlier = other.max_abs == max_abs && other.max_abs_at >= 0 && (max_abs_at < 0 || other.max_abs_at < max_abs_at);
+  const bool earlier =
+      other.max_abs == max_abs && other.max_abs_at >= 0 && (max_abs_at < 0 || other.max_abs_at < max_abs_at);
   if (larger || earlier) {
     max_abs = other.max_abs;
     max_abs_at = other.max_abs_at;
@@ -417,8 +429,12 @@ void PairStats::Merge(const PairStats& other) {
 }
 
 double PairStats::MeanAbs() const { return Finite() == 0 ? 0 : abs.Total() / static_cast<double>(Finite()); }
-double PairStats::RmsReference() const { return Finite() == 0 ? 0 : std::sqrt(rr.Total() / static_cast<double>(Finite())); }
-double PairStats::RmsSubject() const { return Finite() == 0 ? 0 : std::sqrt(ss.Total() / static_cast<double>(Finite())); }
+double PairStats::RmsReference() const {
+  return Finite() == 0 ? 0 : std::sqrt(rr.Total() / static_cast<double>(Finite()));
+}
+double PairStats::RmsSubject() const {
+  return Finite() == 0 ? 0 : std::sqrt(ss.Total() / static_cast<double>(Finite()));
+}
 double PairStats::Cosine() const { return CosineOf(rr.Total(), ss.Total(), rs.Total()); }
 double PairStats::Nmse() const { return NmseOf(dd.Total(), rr.Total()); }
 

@@ -28,13 +28,14 @@ struct PairStats {
   std::int64_t equal = 0;
   std::int64_t nan_reference = 0, nan_subject = 0, nan_either = 0;  // either: NaN on at least one side
   std::int64_t inf_reference = 0, inf_subject = 0, inf_either = 0;
-  std::int64_t masked = 0;      // masked on both sides; not among the sums, nor among nan and inf
-  std::int64_t mismatches = 0;  // unequal pairs that no difference can measure: NaN, infinite or masked on one side only
+  std::int64_t masked = 0;  // masked on both sides; not among the sums, nor among nan and inf
+  std::int64_t mismatches =
+      0;  // unequal pairs that no difference can measure: NaN, infinite or masked on one side only
   std::int64_t first_mismatch = -1;
   double max_abs = 0;
-  std::int64_t max_abs_at = -1;  // -1: no finite pair differs
+  std::int64_t max_abs_at = -1;               // -1: no finite pair differs
   double max_reference = 0, max_subject = 0;  // the two values there
-  CarriedSum abs, rr, ss, rs, dd;  // sums of |r-s|, r*r, s*s, r*s, (r-s)^2
+  CarriedSum abs, rr, ss, rs, dd;             // sums of |r-s|, r*r, s*s, r*s, (r-s)^2
 
   // Indices must already stand in the same numbering on both sides.
   void Merge(const PairStats& other);
@@ -45,7 +46,7 @@ struct PairStats {
   [[nodiscard]] double RmsReference() const;  // likewise
   [[nodiscard]] double RmsSubject() const;
   [[nodiscard]] double Cosine() const;  // 1 where both are all zero, 0 where one is
-  [[nodiscard]] double Nmse() const;    // dd / rr; 0 where nothing differs, infinite where only the reference is all zero
+  [[nodiscard]] double Nmse() const;  // dd / rr; 0 where nothing differs, infinite where only the reference is all zero
 
   std::int64_t unmeasured = 0;  // pairs with a NaN or infinity on some side, equal or not (masked ones apart)
 };
@@ -96,11 +97,12 @@ using ProgressFunction = std::function<void(std::int64_t)>;
 // gathered rows are decoded in tiles that stay in cache. i64 and u64 are compared in long double, which holds them exactly.
 // Precision: every sum agrees with long double to 1e-12 of the sum of its terms' magnitudes.
 // Errors: InternalError if the layout reaches outside a tensor; UsageError for a dtype that has no decoder.
-[[nodiscard]] PairComparison ComparePair(const TensorView& reference, const TensorView& subject, const PairLayout& layout,
-                                         const ProgressFunction& progress = nullptr);
+[[nodiscard]] PairComparison ComparePair(const TensorView& reference, const TensorView& subject,
+                                         const PairLayout& layout, const ProgressFunction& progress = nullptr);
 
 // The same, value by value in long double, without threads or vectors: what the kernels are tested against.
-[[nodiscard]] PairComparison ComparePairReference(const TensorView& reference, const TensorView& subject, const PairLayout& layout);
+[[nodiscard]] PairComparison ComparePairReference(const TensorView& reference, const TensorView& subject,
+                                                  const PairLayout& layout);
 
 // Whether a value counts as masked in `scores`: the contract's bound, which every engine's way of writing it stays below.
 inline constexpr double kMaskBound = -1e30;

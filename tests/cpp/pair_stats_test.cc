@@ -24,7 +24,8 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 // A tensor with bytes of its own, at a chosen misalignment.
 class Tensor {
  public:
-  Tensor(DType dtype, const std::vector<double>& values, std::size_t misaligned_by = 0) : storage_(values.size() * 8 + 72) {
+  Tensor(DType dtype, const std::vector<double>& values, std::size_t misaligned_by = 0)
+      : storage_(values.size() * 8 + 72) {
     const auto address = reinterpret_cast<std::uintptr_t>(storage_.data());
     std::byte* start = storage_.data() + (64 - address % 64) % 64 + misaligned_by;
     std::byte* at = start;
@@ -132,24 +133,27 @@ TEST_P(PairTest, StatsOnEveryTargetAndType) {
 
 INSTANTIATE_TEST_SUITE_P(
     Table, PairTest,
-    ::testing::Values(PairCase{"NaNInSubject", {1}, {kNaN}, 0, 0, 1}, PairCase{"NaNInReference", {kNaN}, {1}, 0, 0, 1},
-                      PairCase{"NaNInBoth", {kNaN}, {kNaN}, 0, 1, 0}, PairCase{"NaNBesideADifference", {1, 2}, {kNaN, 5}, 3, 0, 1},
-                      PairCase{"NaNAgainstInfinity", {kNaN}, {kInf}, 0, 0, 1}, PairCase{"InfSameSign", {kInf}, {kInf}, 0, 1, 0},
-                      PairCase{"InfOtherSign", {kInf}, {-kInf}, 0, 0, 1}, PairCase{"InfAgainstFinite", {kInf}, {1}, 0, 0, 1},
-                      // Kernels pad with zeros: the padding must not count as equal pairs.
-                      PairCase{"Empty", {}, {}, 0, 0, 0}, PairCase{"SignedZero", {0.0}, {-0.0}, 0, 1, 0},
-                      PairCase{"BothNegative", {-10}, {-1000}, 990, 0, 0}, PairCase{"Subnormal", {0x1p-24}, {0}, 0x1p-24, 0, 0},
-                      PairCase{"BeyondTheReachOfHalf", {57344}, {-57344}, 114688, 0, 0}),
+    ::testing::Values(
+        PairCase{"NaNInSubject", {1}, {kNaN}, 0, 0, 1}, PairCase{"NaNInReference", {kNaN}, {1}, 0, 0, 1},
+        PairCase{"NaNInBoth", {kNaN}, {kNaN}, 0, 1, 0}, PairCase{"NaNBesideADifference", {1, 2}, {kNaN, 5}, 3, 0, 1},
+        PairCase{"NaNAgainstInfinity", {kNaN}, {kInf}, 0, 0, 1}, PairCase{"InfSameSign", {kInf}, {kInf}, 0, 1, 0},
+        PairCase{"InfOtherSign", {kInf}, {-kInf}, 0, 0, 1}, PairCase{"InfAgainstFinite", {kInf}, {1}, 0, 0, 1},
+        // Kernels pad with zeros: the padding must not count as equal pairs.
+        PairCase{"Empty", {}, {}, 0, 0, 0}, PairCase{"SignedZero", {0.0}, {-0.0}, 0, 1, 0},
+        PairCase{"BothNegative", {-10}, {-1000}, 990, 0, 0}, PairCase{"Subnormal", {0x1p-24}, {0}, 0x1p-24, 0, 0},
+        PairCase{"BeyondTheReachOfHalf", {57344}, {-57344}, 114688, 0, 0}),
     [](const auto& row) { return row.param.name; });
 
 TEST(ComparePair, EveryTypeMixLengthAndStartAgreesWithLongDouble) {
-  const DType types[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI8, DType::kI32, DType::kI64, DType::kU64};
+  const DType types[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16,
+                         DType::kI8,  DType::kI32, DType::kI64, DType::kU64};
   const std::int64_t lanes = 16;  // two vectors of eight doubles, the widest step
   for (const std::string& target : KernelTargets()) {
     ForceKernelTarget(target);
     for (const DType a : types) {
       for (const DType b : types) {
-        for (const std::int64_t length : {std::int64_t{0}, std::int64_t{1}, lanes - 1, lanes, lanes + 1, 8 * lanes + 3}) {
+        for (const std::int64_t length :
+             {std::int64_t{0}, std::int64_t{1}, lanes - 1, lanes, lanes + 1, 8 * lanes + 3}) {
           std::vector<double> left = RandomValues(static_cast<std::size_t>(length), 1), right = left;
           for (std::size_t i = 0; i < right.size(); ++i) right[i] += i % 3 == 0 ? 0 : 0.25 * static_cast<double>(i % 5);
           const bool is_unsigned = a == DType::kU64 || b == DType::kU64;
@@ -214,7 +218,8 @@ TEST(ComparePair, EveryHalfAndBFloatOnEveryTarget) {
 
 TEST(ComparePair, IntegersBeyondTheReachOfDoubles) {
   const std::int64_t a[] = {(1LL << 53) + 1, -(1LL << 60) - 1}, b[] = {1LL << 53, -(1LL << 60) - 1};
-  const TensorView reference{"a", DType::kI64, {2}, std::as_bytes(std::span(a))}, subject{"b", DType::kI64, {2}, std::as_bytes(std::span(b))};
+  const TensorView reference{"a", DType::kI64, {2}, std::as_bytes(std::span(a))},
+      subject{"b", DType::kI64, {2}, std::as_bytes(std::span(b))};
   const PairComparison got = ComparePair(reference, subject, ContiguousLayout(1, 2));
   EXPECT_EQ(got.total.equal, 1);
   EXPECT_EQ(got.total.max_abs, 1);
@@ -234,7 +239,8 @@ TEST(ComparePair, LongRowsAreCutAndPutTogetherAgain) {
   const Tensor reference(DType::kBF16, RandomValues(static_cast<std::size_t>(2 * length), 5));
   const Tensor subject(DType::kF32, RandomValues(static_cast<std::size_t>(2 * length), 6), 2);
   const PairLayout layout = ContiguousLayout(2, length);
-  ExpectSame(ComparePair(reference.view(), subject.view(), layout), ComparePairReference(reference.view(), subject.view(), layout), "long");
+  ExpectSame(ComparePair(reference.view(), subject.view(), layout),
+             ComparePairReference(reference.view(), subject.view(), layout), "long");
 }
 
 // [heads, tokens, dim] against [tokens, heads * dim], with the rows' order of one side permuted on top.
@@ -322,7 +328,8 @@ TEST(ComparePair, OneSideStillQuantised) {
 TEST(PairStats, DerivedValuesAtTheEdges) {
   const auto compare = [](const std::vector<double>& a, const std::vector<double>& b) {
     const Tensor reference(DType::kF64, a), subject(DType::kF64, b);
-    return ComparePair(reference.view(), subject.view(), ContiguousLayout(1, static_cast<std::int64_t>(a.size()))).total;
+    return ComparePair(reference.view(), subject.view(), ContiguousLayout(1, static_cast<std::int64_t>(a.size())))
+        .total;
   };
   EXPECT_EQ(compare({0, 0}, {0, 0}).Cosine(), 1);
   EXPECT_EQ(compare({0, 0}, {0, 0}).Nmse(), 0);
@@ -343,8 +350,10 @@ TEST(PairStats, MergeIsAssociativeAndCommutative) {
   right[1700] = kNaN;
   std::vector<PairStats> parts;
   for (std::size_t begin = 0; begin < left.size(); begin += 500) {
-    const Tensor a(DType::kF64, {left.begin() + static_cast<std::ptrdiff_t>(begin), left.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
-    const Tensor b(DType::kF64, {right.begin() + static_cast<std::ptrdiff_t>(begin), right.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
+    const Tensor a(DType::kF64, {left.begin() + static_cast<std::ptrdiff_t>(begin),
+                                 left.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
+    const Tensor b(DType::kF64, {right.begin() + static_cast<std::ptrdiff_t>(begin),
+                                 right.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
     PairStats part = ComparePair(a.view(), b.view(), ContiguousLayout(1, 500)).total;
     part.max_abs_at += static_cast<std::int64_t>(begin);
     if (part.first_mismatch >= 0) part.first_mismatch += static_cast<std::int64_t>(begin);

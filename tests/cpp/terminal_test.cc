@@ -12,17 +12,19 @@ TEST(DisplayWidth, CountsColumnsNotBytes) {
   EXPECT_EQ(DisplayWidth(""), 0u);
   EXPECT_EQ(DisplayWidth("naïve…"), 6u);
   EXPECT_EQ(DisplayWidth("日本"), 4u);
-  EXPECT_EQ(DisplayWidth("e\u0301"), 1u);      // a combining accent
+  EXPECT_EQ(DisplayWidth("e\u0301"), 1u);  // a combining accent
   EXPECT_EQ(DisplayWidth("🦙"), 2u);
-  EXPECT_EQ(DisplayWidth("\xff\xfe"), 2u);     // no UTF-8: one column a byte
-  EXPECT_EQ(DisplayWidth("\xe6\x97"), 2u);     // cut off in the middle
-  EXPECT_EQ(DisplayWidth("\xc0\xaf"), 2u);     // overlong
+  EXPECT_EQ(DisplayWidth("\xff\xfe"), 2u);  // no UTF-8: one column a byte
+  EXPECT_EQ(DisplayWidth("\xe6\x97"), 2u);  // cut off in the middle
+  EXPECT_EQ(DisplayWidth("\xc0\xaf"), 2u);  // overlong
 }
 
 TEST(Printable, TakesOutWhatDrivesTheTerminal) {
   EXPECT_EQ(Printable("blk.0\x1b[2J\n"), "blk.0?[2J?");
   EXPECT_EQ(Printable("Ġtoken \xff"), "Ġtoken ?");
-  EXPECT_EQ(Printable("\xc2\x9b" "31m"), "?31m");  // CSI as one character
+  EXPECT_EQ(Printable("\xc2\x9b"
+                      "31m"),
+            "?31m");  // CSI as one character
 }
 
 TEST(Shorten, NeverCutsACharacterInTwo) {

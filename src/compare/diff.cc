@@ -1,0 +1,433 @@
+#include "compare/diff.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "compare/align.h"
+#include "compare/routing.h"
+#include "core/parallel.h"
+
+namespace paritrace {
+namespace {
+
+// Pairs below this many values are compared side by side, larger ones by all threads one after the other.
+constexpr std::int64_t kSmallPair = 1 << 18;
+
+bool EndsWith(std::string_view site, std::string_view part) { return site.ends_with(part); }
+
+std::int64_t LayerOf(std::string_view site) {
+  if (!site.starts_with("layers.")) return -1;
+  return std::atoll(std::string(site.substr(7)).c_str());
+}
+
+std::vector<std::int64_t> Unravel(std::int64_t index, const Shape& shape) {
+  std::vector<std::int64_t> at(shape.size());
+  for (std::size_t axis = shape.size(); axis-- > 0;) {
+    at[axis] = index % shape[axis];
+    index /= shape[axis];
+  }
+  return at;
+}
+
+// One pair on its way to a SiteDiff.
+struct Work {
+  const EntryPair* pair = nullptr;
+  LayoutCandidate reading;
+  PairComparison comparison;
+};
+
+class Differ {
+ public:
+  Differ(const Trace& reference, const Trace& subject, const DiffOptions& options)
+      : reference_(reference),
+        subject_(subject),
+        options_(options),
+        tokens_(CompareTokens(reference.header.tokens, subject.header.tokens)),
+        pairs_(AlignTraces(reference, subject, !tokens_ || !InFirstStep(*tokens_))),
+        noise_(RoundingOf(reference), RoundingOf(subject), Width()) {
+    for (const EntryPair& pair : pairs_) layers_ = std::max(layers_, LayerOf(pair.site) + 1);
+  }
+
+  DiffResult Run() {
+    DiffResult result;
+    result.reference_path = reference_.path;
+    result.subject_path = subject_.path;
+    result.reference = reference_.header;
+    result.subject = subject_.header;
+    result.reference_rounding = noise_.reference();
+    result.subject_rounding = noise_.subject();
+    result.tokens = tokens_;
+    result.sites.resize(pairs_.size());
+    for (std::size_t i = 0; i < pairs_.size(); ++i) Describe(pairs_[i], result.sites[i]);
+
+    std::vector<std::size_t> comparable;
+    for (std::size_t i = 0; i < pairs_.size(); ++i) {
+      if (pairs_[i].reference == nullptr || pairs_[i].subject == nullptr) continue;
+      if (tokens_ && !StandsBefore(pairs_[i], *tokens_)) {
+        result.sites[i].status = SiteStatus::kTokenMismatch;
+      } else if (pairs_[i].status == PairStatus::kPaired) {
+        comparable.push_back(i);
+      }
+    }
+    CompareAll(comparable);
+    RememberScores(comparable);
+    for (const std::size_t i : comparable) Judge(works_[i], i, result.sites[i]);
+    SearchReadings(comparable, result.sites);
+    Conclude(result);
+    return result;
+  }
+
+ private:
+  // Terms summed for one value: the width of the residual stream, else of the widest tensor that is no logits.
+  std::int64_t Width() const {
+    std::int64_t stream = 0, widest = 1;
+    for (const EntryPair& pair : pairs_) {
+      if (pair.shape.empty() || EndsWith(pair.site, "attn.scores") || EndsWith(pair.site, "attn.probs") ||
+          pair.site == "logits")
+        continue;
+      const std::int64_t last = pair.shape.back();
+      widest = std::max(widest, last);
+      if (EndsWith(pair.site, ".in") || EndsWith(pair.site, ".out") || pair.site == "embed" ||
+          EndsWith(pair.site, "norm")) {
+        stream = std::max(stream, last);
+      }
+    }
+    return stream > 0 ? stream : widest;
+  }
+
+  // Rows after a differing token, and in an encoder all rows of the step, see another text: a difference inside the first
+  // step leaves nothing to compare.
+  bool InFirstStep(const TokenMismatch& mismatch) const {
+    const TraceHeader &ours = reference_.header, &theirs = subject_.header;
+    if (ours.steps.empty() || theirs.steps.empty() || ours.tokens.size() != 1 || theirs.tokens.size() != 1) return true;
+    return mismatch.position < std::max(ours.steps.front().start + ours.steps.front().count,
+                                        theirs.steps.front().start + theirs.steps.front().count);
+  }
+
+  // True for a pair whose rows all stand before the first differing token.
+  bool StandsBefore(const EntryPair& pair, const TokenMismatch& mismatch) const {
+    if (InFirstStep(mismatch) || pair.candidates.empty()) return false;
+    return pair.first_position + pair.candidates.front().layout.rows <= mismatch.position;
+  }
+
+  void Describe(const EntryPair& pair, SiteDiff& site) const {
+    site.step = pair.step;
+    site.site = pair.site;
+    site.is_site = pair.is_site;
+    site.shape = pair.shape;
+    site.subject_shape = pair.subject_shape;
+    site.note = pair.note;
+    site.first_position = pair.first_position;
+    if (pair.reference != nullptr) {
+      site.reference_name = pair.reference->name;
+      site.reference_dtype = pair.reference->tensor.dtype;
+    }
+    if (pair.subject != nullptr) {
+      site.subject_name = pair.subject->name;
+      site.subject_dtype = pair.subject->tensor.dtype;
+    }
+    switch (pair.status) {
+      case PairStatus::kPaired: break;
+      case PairStatus::kMissingInSubject: site.status = SiteStatus::kMissingInSubject; break;
+      case PairStatus::kMissingInReference: site.status = SiteStatus::kMissingInReference; break;
+      case PairStatus::kShapeMismatch: site.status = SiteStatus::kShapeMismatch; break;
+      case PairStatus::kNotRecorded: {
+        const bool same = !pair.reference->hash.empty() && pair.reference->hash == pair.subject->hash &&
+                          pair.reference->tensor.dtype == pair.subject->tensor.dtype;
+        if (same) {
+          site.status = SiteStatus::kIdentical;
+          site.note = "equal by their hashes";
+        } else {
+          site.status = pair.subject->has_data() ? SiteStatus::kMissingInReference : SiteStatus::kMissingInSubject;
+        }
+        break;
+      }
+    }
+  }
+
+  void Compare(Work& work) {
+    const auto progress = [this](std::int64_t values) {
+      const std::int64_t done = done_.fetch_add(values) + values;
+      if (options_.progress) options_.progress(done, total_);
+    };
+    work.comparison =
+        ComparePair(work.pair->reference->tensor, work.pair->subject->tensor, work.reading.layout, progress);
+  }
+
+  void CompareAll(const std::vector<std::size_t>& comparable) {
+    works_.resize(pairs_.size());
+    std::vector<std::size_t> small, large;
+    for (const std::size_t i : comparable) {
+      works_[i].pair = &pairs_[i];
+      works_[i].reading = pairs_[i].candidates.front();
+      const std::int64_t values = works_[i].reading.layout.Count();
+      total_ += values;
+      (values < kSmallPair ? small : large).push_back(i);
+    }
+    ParallelFor(static_cast<std::int64_t>(small.size()), 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) Compare(works_[small[static_cast<std::size_t>(i)]]);
+    });
+    for (const std::size_t i : large) Compare(works_[i]);
+  }
+
+  // The softmax turns an absolute error of a score into a relative one of a probability: its condition is the size of
+  // the scores, not 1.
+  void RememberScores(const std::vector<std::size_t>& comparable) {
+    for (const std::size_t i : comparable) {
+      if (!EndsWith(pairs_[i].site, "attn.scores")) continue;
+      scores_rms_[{pairs_[i].step, LayerOf(pairs_[i].site)}] = works_[i].comparison.total.RmsReference();
+    }
+  }
+
+  double Allowed(const EntryPair& pair, std::size_t index) const {
+    const double relative = noise_.Relative(StoredBefore(pair.site, layers_, static_cast<std::int64_t>(index) + 1));
+    if (!EndsWith(pair.site, "attn.probs")) return relative;
+    const auto scores = scores_rms_.find({pair.step, LayerOf(pair.site)});
+    return scores == scores_rms_.end() ? relative : relative * std::max(1.0, scores->second);
+  }
+
+  void Judge(const Work& work, std::size_t index, SiteDiff& site) const {
+    const EntryPair& pair = *work.pair;
+    const PairLayout& layout = work.reading.layout;
+    const PairStats& stats = work.comparison.total;
+    site.compared = true;
+    site.stats = stats;
+    site.positions = work.comparison.positions;
+    site.relation = work.reading.relation;
+    site.allowed = Allowed(pair, index);
+    site.diverged_position.reset();
+    site.max_abs_at.clear();
+    site.first_mismatch_at.clear();
+    if (stats.max_abs_at >= 0) site.max_abs_at = Unravel(layout.ReferenceIndex(stats.max_abs_at), site.shape);
+    if (stats.first_mismatch >= 0)
+      site.first_mismatch_at = Unravel(layout.ReferenceIndex(stats.first_mismatch), site.shape);
+    if (EndsWith(pair.site, "moe.experts")) return JudgeRouting(work, site);
+    if (stats.AllEqual()) {
+      site.status = SiteStatus::kIdentical;
+      return;
+    }
+    const std::optional<std::int64_t> row = FirstDivergedRow(work, site.allowed);
+    site.status = row ? SiteStatus::kDiverged : SiteStatus::kWithinNoise;
+    if (row) site.diverged_position = pair.first_position + *row;
+  }
+
+  // The first row that rounding does not explain; nullopt if all are explained.
+  std::optional<std::int64_t> FirstDivergedRow(const Work& work, double allowed) const {
+    const PairStats& stats = work.comparison.total;
+    const std::vector<PositionStats>& rows = work.comparison.positions;
+    const bool integers =
+        !Info(work.pair->reference->tensor.dtype).is_float && !Info(work.pair->subject->tensor.dtype).is_float;
+    // A row of small values (one score, a first token) is measured against a usual row: its error comes from operands
+    // of that size. The median, because a first token may be a hundred times larger than all others.
+    std::vector<double> energies;
+    for (const PositionStats& row : rows) energies.push_back(row.rr);
+    double usual = 0;
+    if (!energies.empty()) {
+      const auto middle = energies.begin() + static_cast<std::ptrdiff_t>(energies.size() / 2);
+      std::nth_element(energies.begin(), middle, energies.end());
+      usual = *middle;
+    }
+    // The largest single difference, against the values there and the rms around them.
+    std::int64_t outlier_row = -1;
+    if (stats.max_abs_at >= 0) {
+      const PairLayout& layout = work.reading.layout;
+      const std::int64_t row = stats.max_abs_at / layout.inner % layout.rows;
+      const double values = static_cast<double>(layout.outer * layout.inner);
+      const double around = std::sqrt(std::max(rows[static_cast<std::size_t>(row)].rr, usual) / values);
+      const double size = std::max({std::fabs(stats.max_reference), std::fabs(stats.max_subject), around});
+      if (!(stats.max_abs <= allowed * size)) outlier_row = row;
+    }
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const bool explained = rows[i].dd <= allowed * allowed * std::max(rows[i].rr, usual);
+      const bool wrong = rows[i].mismatches > 0 || !explained || (integers && rows[i].unequal > 0);
+      if (wrong || static_cast<std::int64_t>(i) == outlier_row) return static_cast<std::int64_t>(i);
+    }
+    return std::nullopt;
+  }
+
+  void JudgeRouting(const Work& work, SiteDiff& site) const {
+    const EntryPair& pair = *work.pair;
+    const PairLayout& layout = work.reading.layout;
+    const RoutingDiff routing = CompareRouting(pair.reference->tensor, layout.reference.base, pair.subject->tensor,
+                                               layout.subject.base, layout.rows, layout.inner);
+    site.status = routing.same_order == routing.tokens ? SiteStatus::kIdentical
+                  : routing.same_set == routing.tokens ? SiteStatus::kWithinNoise
+                                                       : SiteStatus::kDiverged;
+    if (!routing.flipped.empty()) {
+      site.diverged_position = pair.first_position + routing.flipped.front();
+      site.note = fmt::format("{} of {} tokens go to other experts", routing.flipped.size(), routing.tokens);
+    } else if (site.status == SiteStatus::kWithinNoise) {
+      site.note = "the same experts in another order";
+    }
+  }
+
+  static std::string_view LastPart(std::string_view site) { return site.substr(site.rfind('.') + 1); }
+
+  // Other ways to read a pair that does not agree: another axis order where the shapes allow two, another row order
+  // at q and k. Taken only where it explains far more, and said in `relation`.
+  void SearchReadings(const std::vector<std::size_t>& comparable, std::vector<SiteDiff>& sites) {
+    for (const std::size_t i : comparable) {
+      if (sites[i].status != SiteStatus::kDiverged || EndsWith(pairs_[i].site, "moe.experts")) continue;
+      const EntryPair& pair = pairs_[i];
+      const double plain = works_[i].comparison.total.Nmse();
+      for (std::size_t other = 1; other < pair.candidates.size(); ++other)
+        Try(pair.candidates[other], plain / kDecisive, works_[i]);
+      if (RowOrderMayDiffer(pair.site, reference_.header, subject_.header)) TryRowOrders(pair, plain, works_[i]);
+      if (!works_[i].reading.relation.is_null()) Judge(works_[i], i, sites[i]);
+    }
+  }
+
+  // Takes `reading` if its error is at most `limit` and smaller than what `work` has.
+  void Try(const LayoutCandidate& reading, double limit, Work& work) {
+    Work trial{work.pair, reading, {}};
+    trial.comparison = ComparePair(work.pair->reference->tensor, work.pair->subject->tensor, reading.layout);
+    const double error = trial.comparison.total.Nmse();
+    if (error <= limit && error < work.comparison.total.Nmse()) work = std::move(trial);
+  }
+
+  void TryRowOrders(const EntryPair& pair, double plain, Work& work) {
+    struct Order {
+      std::int64_t head_dim;
+      bool subject_is_interleaved;
+    };
+    const LayoutCandidate& base = pair.candidates.front();
+    // Some rows are enough to tell which order it could be.
+    Order best{0, false};
+    double best_error = std::numeric_limits<double>::infinity();
+    for (const bool subject_is_interleaved : {true, false}) {
+      for (std::int64_t head_dim = 4; head_dim <= 512; head_dim += 2) {
+        auto trial = WithRowOrder(base, head_dim, subject_is_interleaved);
+        if (!trial) continue;
+        LayoutCandidate few = *trial;
+        few.layout.rows = std::min<std::int64_t>(few.layout.rows, 4);
+        const double error = ComparePair(pair.reference->tensor, pair.subject->tensor, few.layout).total.Nmse();
+        if (error < best_error) {
+          best_error = error;
+          best = {head_dim, subject_is_interleaved};
+        }
+      }
+    }
+    if (best.head_dim == 0) return;
+    // An engine has one row order: once it is certain at a site, the same site of a later layer follows it, even where
+    // an error from elsewhere has grown so large that the gain is no longer decisive.
+    const std::string kind(LastPart(pair.site));
+    const auto known = row_orders_.find(kind);
+    if (known != row_orders_.end()) {
+      const auto [head_dim, subject_is_interleaved] = known->second;
+      if (auto reading = WithRowOrder(base, head_dim, subject_is_interleaved)) return Try(*reading, plain, work);
+    }
+    Try(*WithRowOrder(base, best.head_dim, best.subject_is_interleaved), plain / kDecisive, work);
+    if (!work.reading.relation.is_null()) row_orders_[kind] = {best.head_dim, best.subject_is_interleaved};
+  }
+
+  void Conclude(DiffResult& result) const {
+    for (std::size_t i = 0; i < result.sites.size() && !result.first_divergence; ++i) {
+      const SiteDiff& site = result.sites[i];
+      if (site.status != SiteStatus::kDiverged && site.status != SiteStatus::kShapeMismatch) continue;
+      result.first_divergence = FirstDivergence{i, site.step, site.site, site.diverged_position};
+    }
+    const StatusCounts counts = result.Counts();
+    if (counts.Compared() == 0) {
+      result.verdict = Verdict::kIncomparable;
+      result.first_divergence.reset();
+      if (result.tokens) {
+        result.reason = result.tokens->statement;
+      } else if (counts.shape_mismatch > 0) {
+        result.reason = fmt::format("no site has the same shape on both sides; first, {}: {}",
+                                    FirstOf(result, SiteStatus::kShapeMismatch).site,
+                                    FirstOf(result, SiteStatus::kShapeMismatch).note);
+      } else {
+        result.reason = "the traces have no site in common";
+      }
+    } else if (result.first_divergence) {
+      result.verdict = Verdict::kDiverged;
+    } else {
+      result.verdict = counts.within_noise > 0 ? Verdict::kWithinNoise : Verdict::kIdentical;
+    }
+  }
+
+  static const SiteDiff& FirstOf(const DiffResult& result, SiteStatus status) {
+    return *std::find_if(result.sites.begin(), result.sites.end(),
+                         [&](const SiteDiff& site) { return site.status == status; });
+  }
+
+  // How much smaller the squared error of a reading must be to be believed: a wrong one leaves nearly all of it.
+  static constexpr double kDecisive = 100;
+
+  const Trace& reference_;
+  const Trace& subject_;
+  const DiffOptions& options_;
+  std::optional<TokenMismatch> tokens_;
+  std::vector<EntryPair> pairs_;
+  NoiseModel noise_;
+  std::int64_t layers_ = 0;
+  std::vector<Work> works_;                                    // by index into pairs_
+  std::map<std::pair<int, std::int64_t>, double> scores_rms_;  // step, layer
+  std::map<std::string, std::pair<std::int64_t, bool>> row_orders_;
+  std::atomic<std::int64_t> done_{0};
+  std::int64_t total_ = 0;
+};
+
+}  // namespace
+
+std::string_view Name(SiteStatus status) {
+  switch (status) {
+    case SiteStatus::kIdentical: return "identical";
+    case SiteStatus::kWithinNoise: return "within_noise";
+    case SiteStatus::kDiverged: return "diverged";
+    case SiteStatus::kMissingInSubject: return "missing_in_subject";
+    case SiteStatus::kMissingInReference: return "missing_in_reference";
+    case SiteStatus::kShapeMismatch: return "shape_mismatch";
+    case SiteStatus::kTokenMismatch: return "token_mismatch";
+  }
+  return "";
+}
+
+std::string_view Name(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kIdentical: return "identical";
+    case Verdict::kWithinNoise: return "within_noise";
+    case Verdict::kDiverged: return "diverged";
+    case Verdict::kIncomparable: return "incomparable";
+  }
+  return "";
+}
+
+int ExitCode(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kIdentical:
+    case Verdict::kWithinNoise: return 0;
+    case Verdict::kDiverged: return 1;
+    case Verdict::kIncomparable: return 3;
+  }
+  return 3;
+}
+
+StatusCounts DiffResult::Counts() const {
+  StatusCounts counts;
+  for (const SiteDiff& site : sites) {
+    switch (site.status) {
+      case SiteStatus::kIdentical: ++counts.identical; break;
+      case SiteStatus::kWithinNoise: ++counts.within_noise; break;
+      case SiteStatus::kDiverged: ++counts.diverged; break;
+      case SiteStatus::kMissingInSubject: ++counts.missing_in_subject; break;
+      case SiteStatus::kMissingInReference: ++counts.missing_in_reference; break;
+      case SiteStatus::kShapeMismatch: ++counts.shape_mismatch; break;
+      case SiteStatus::kTokenMismatch: ++counts.token_mismatch; break;
+    }
+  }
+  return counts;
+}
+
+DiffResult Diff(const Trace& reference, const Trace& subject, const DiffOptions& options) {
+  return Differ(reference, subject, options).Run();
+}
+
+}  // namespace paritrace
