@@ -35,23 +35,19 @@ def _count(text):
     return int(text)
 
 
-def _common(parser, decode=True):
+def _common(parser, text=True):
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument(
         "--tokens", type=_tokens, metavar="1,2,3", help="token ids of the prompt, fed exactly as they are"
     )
-    prompt.add_argument("--text", help="a prompt for the model's own tokenizer")
+    if text:
+        prompt.add_argument("--text", help="a prompt for the model's own tokenizer")
     parser.add_argument(
         "-o", "--output", required=True, metavar="TRACE", help="trace directory to write (or FILE.safetensors)"
     )
-    if decode:
-        parser.add_argument(
-            "--decode", type=_count, default=0, metavar="N", help="greedy steps after the prompt, with the KV cache"
-        )
-    _writing(parser)
-
-
-def _writing(parser):
+    parser.add_argument(
+        "--decode", type=_count, default=0, metavar="N", help="greedy steps after the prompt, with the KV cache"
+    )
     parser.add_argument(
         "--mode", choices=("full", "digest", "stats"), default="full",
         help="full: all values (default); digest: hashes and sketches; stats: statistics only",
@@ -86,6 +82,14 @@ def _parser():
     )
     llamacpp.add_argument("--threads", type=_count, default=0, metavar="N", help="default: all cores")
     _common(llamacpp)
+
+    onnx = engines.add_parser(
+        "onnx",
+        help="ONNX Runtime",
+        description="Records an ONNX language model in ONNX Runtime, op by op: graph optimisations are off.",
+    )
+    onnx.add_argument("model", metavar="MODEL.onnx")
+    _common(onnx, text=False)
     return parser
 
 
@@ -103,18 +107,21 @@ def _progress(quiet):
 
 
 def _run(options):
-    common = {"tokens": options.tokens, "text": options.text, "mode": options.mode, "overwrite": options.overwrite}
+    common = {name: getattr(options, name) for name in ("tokens", "decode", "mode", "overwrite")}
     common["progress"] = _progress(options.quiet)
+    if options.engine == "onnx":
+        from paritrace import onnx
+
+        return onnx.run(options.model, options.output, **common)
+    common["text"] = options.text
     if options.engine == "hf":
         from paritrace import hf
 
-        return hf.run(options.model, options.output, dtype=options.dtype, decode=options.decode, **common)
+        return hf.run(options.model, options.output, dtype=options.dtype, **common)
     from paritrace import llamacpp
 
-    return llamacpp.run(
-        options.model, options.output, decode=options.decode, flash_attention=options.flash_attn, kv_type=options.kv_type,
-        threads=options.threads, **common,
-    )  # fmt: skip
+    own = {"flash_attention": options.flash_attn, "kv_type": options.kv_type, "threads": options.threads}
+    return llamacpp.run(options.model, options.output, **own, **common)
 
 
 def main(arguments):

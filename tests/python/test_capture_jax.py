@@ -1,0 +1,73 @@
+"""Capture of JAX: tap() under jit records what the compiled function computed, and costs nothing outside a capture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import paritrace
+import paritrace.jax as adapter
+import pytest
+
+
+def layer(x, weight):
+    q = adapter.tap("layers.0.attn.q", x @ weight)
+    return adapter.tap("layers.0.out", jax.nn.silu(q) + x)
+
+
+X = jnp.linspace(-1, 1, 12, dtype=jnp.float32).reshape(3, 4)
+W = jnp.linspace(0, 1, 16, dtype=jnp.float32).reshape(4, 4)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_taps_are_recorded_in_order(tmp_path, compiled):
+    function = jax.jit(layer) if compiled else layer
+    before = function(X, W)  # compiled without taps: must be traced again
+    with adapter.capture(tmp_path / "t", tokens=[[5, 6, 7]], model={"name": "toy"}):
+        during = function(X, W)
+    after = function(X, W)
+    assert np.array_equal(before, after)
+    trace = paritrace.open_trace(tmp_path / "t")
+    assert [entry.site for entry in trace.entries] == ["layers.0.attn.q", "layers.0.out"]
+    assert np.array_equal(trace.values("layers.0.out"), during)
+    assert trace.header["engine"] == {"name": "jax", "version": jax.__version__}
+    assert trace.header["run"]["tokens"] == [[5, 6, 7]]
+    assert trace.header["run"]["arithmetic"] == "jax-f32"
+    assert trace.complete
+
+
+def test_bf16_keeps_its_bits(tmp_path):
+    with adapter.capture(tmp_path / "t"):
+        jax.jit(layer)(X.astype(jnp.bfloat16), W.astype(jnp.bfloat16))
+    trace = paritrace.open_trace(tmp_path / "t")
+    entry = trace.find("layers.0.attn.q")
+    assert entry.dtype == "bf16"
+    expected = jax.jit(lambda x, w: x @ w)(X.astype(jnp.bfloat16), W.astype(jnp.bfloat16))
+    assert np.array_equal(entry.numpy(), np.asarray(expected, np.float32))
+    assert trace.header["run"]["arithmetic"] == "jax-bf16"
+
+
+def test_steps_and_scan(tmp_path):
+    def rounds(x):
+        return jax.lax.scan(lambda x, _: (adapter.tap("hidden", x * 2), None), x, length=3)[0]
+
+    with adapter.capture(tmp_path / "t", tokens=[[1, 2, 3]]):
+        jax.jit(rounds)(X)
+        adapter.next_step(3, [[4]])
+        jax.jit(layer)(X[:1], W)
+    trace = paritrace.open_trace(tmp_path / "t")
+    hidden = [entry for entry in trace.entries if entry.step == 0]
+    assert [entry.name for entry in hidden] == ["hidden", "hidden#2", "hidden#3"]
+    for power, entry in enumerate(hidden, 1):
+        assert np.array_equal(entry.numpy(), X * 2**power)
+    assert trace.values("layers.0.attn.q", 1).shape == (1, 4)
+    assert trace.header["run"]["tokens"] == [[1, 2, 3, 4]]
+
+
+def test_failure_leaves_an_open_trace_and_no_tap(tmp_path):
+    with pytest.raises(ZeroDivisionError), adapter.capture(tmp_path / "t"):
+        layer(X, W)
+        raise ZeroDivisionError
+    assert not paritrace.open_trace(tmp_path / "t").complete
+    assert "callback" not in str(jax.make_jaxpr(layer)(X, W))
+    with adapter.capture(tmp_path / "u"), pytest.raises(RuntimeError, match="already running"):
+        with adapter.capture(tmp_path / "v"):
+            pass
