@@ -127,6 +127,7 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
     side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}", side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
   }
   side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
+  if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
   Replay replay(model.graph, side.recording, side.chosen.arithmetic);
   replay.Run(options.progress);
   for (const Node& node : model.graph.nodes) {

@@ -6,41 +6,44 @@
 
 #include <fmt/format.h>
 
-namespace paritrace {
-namespace {
+#include "diagnose/site_stats.h"
 
-// Calls visit(recorded, replayed) for every recorded value in the rows that count.
-template <typename Visit>
-void ForEachValue(const SearchSite& site, const Value& replayed, Visit visit) {
-  const RecordedSite& recorded = site.replay().recording().At(site.target().id);
-  const bool scores = IsScoreShaped(site.target());
-  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
-  std::vector<bool> counts(static_cast<std::size_t>(tokens), site.tokens().empty());
-  for (const std::int64_t t : site.tokens()) counts[static_cast<std::size_t>(t)] = true;
-  for (std::int64_t r = 0; r < recorded.value.rows(); ++r) {
-    const auto t = static_cast<std::size_t>(scores ? r % tokens : r);
-    if (!counts[t] || !recorded.token_known[t]) continue;
-    const auto row = recorded.value.row(r);
-    const auto other = replayed.row(r);
-    for (std::size_t c = 0; c < row.size(); ++c) visit(row[c], other[c]);
+namespace paritrace {
+void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope, const std::function<void(std::size_t)>& visit) {
+  const bool scores = IsScoreShaped(node);
+  const std::int64_t cols = value.cols(), tokens = scores ? value.shape[1] : value.rows(), width = scores ? 0 : HeadWidth(graph, node);
+  const auto within = [](const std::vector<std::int64_t>& some, std::int64_t x) { return some.empty() || std::ranges::binary_search(some, x); };
+  for (std::int64_t r = 0; r < value.rows(); ++r) {
+    if (!within(scope.tokens, scores ? r % tokens : r)) continue;
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const std::int64_t head = scores ? r / tokens : width > 0 ? c / width : 0;
+      if (within(scope.heads, head) && (scores || within(scope.channels, c))) visit(static_cast<std::size_t>(r * cols + c));
+    }
   }
 }
 
-}  // namespace
-
-SearchSite::SearchSite(const Replay& replay, NodeId target, std::vector<std::int64_t> tokens, Edit base)
-    : replay_(replay), target_(target), tokens_(std::move(tokens)), base_(std::move(base)) {
+SearchSite::SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base)
+    : replay_(replay), target_(target), base_(std::move(base)) {
   for (const NodeId id : replay.Segment(target)) {
     const auto edited = base_.find(id);
     segment_.push_back(edited == base_.end() ? replay.graph().nodes[static_cast<std::size_t>(id)] : edited->second);
   }
+  const RecordedSite& recorded = replay.recording().At(target);
+  const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
+  const std::int64_t cols = recorded.value.cols(), tokens = static_cast<std::int64_t>(recorded.token_known.size());
+  ForEachWithin(replay.graph(), node, recorded.value, scope, [&](std::size_t i) {
+    const std::int64_t r = static_cast<std::int64_t>(i) / cols;
+    if (recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) counted_.push_back(i);
+  });
 }
 
 double SearchSite::Residual(const Edit& edit) const {
   const Value replayed = replay_.Evaluate(target_, Replay::Pass::kExact, edit);
   double error = 0, signal = 0;
   std::int64_t broken = 0, count = 0;
-  ForEachValue(*this, replayed, [&](double x, double f) {
+  const Value& recorded = replay_.recording().At(target_).value;
+  for (const std::size_t i : counted_) {
+    const double x = recorded.data[i], f = replayed.data[i];
     ++count;
     if (std::isfinite(x) && std::isfinite(f)) {
       error += (x - f) * (x - f);
@@ -48,7 +51,7 @@ double SearchSite::Residual(const Edit& edit) const {
     } else if (!(x == f)) {  // masked on one side only, or NaN
       ++broken;
     }
-  });
+  }
   if (signal == 0) signal = 1;
   // Each broken value counts like a value wrong by ten times its size.
   return std::sqrt(error / signal + 100.0 * static_cast<double>(broken) / static_cast<double>(std::max<std::int64_t>(count, 1)));
@@ -57,11 +60,13 @@ double SearchSite::Residual(const Edit& edit) const {
 double SearchSite::BestFactor(const Edit& edit) const {
   const Value replayed = replay_.Evaluate(target_, Replay::Pass::kExact, edit);
   double cross = 0, square = 0;
-  ForEachValue(*this, replayed, [&](double x, double f) {
-    if (!std::isfinite(x) || !std::isfinite(f)) return;
+  const Value& recorded = replay_.recording().At(target_).value;
+  for (const std::size_t i : counted_) {
+    const double x = recorded.data[i], f = replayed.data[i];
+    if (!std::isfinite(x) || !std::isfinite(f)) continue;
     cross += x * f;
     square += f * f;
-  });
+  }
   return square == 0 ? 1 : cross / square;
 }
 

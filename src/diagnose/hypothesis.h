@@ -2,6 +2,8 @@
 // Each propose_*.cc holds one family; adding a cause is adding an entry to one of them.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,25 +22,32 @@ struct Hypothesis {
   int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
 };
 
+// Tokens, heads and channels that something is limited to, ascending; empty: all.
+struct Scope {
+  std::vector<std::int64_t> tokens, heads, channels;
+  [[nodiscard]] bool everything() const { return tokens.empty() && heads.empty() && channels.empty(); }
+};
+
+// Calls visit(flat index) for every value of a node within the scope. Scores have no channels.
+void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope, const std::function<void(std::size_t)>& visit);
+
 // The site under question, and what a proposer may ask about it.
 class SearchSite {
  public:
-  // tokens: rows that count; empty: all that were recorded. `base` is applied before any hypothesis (pairs of mistakes).
-  SearchSite(const Replay& replay, NodeId target, std::vector<std::int64_t> tokens, Edit base = {});
+  // scope: the values that count, of those recorded. `base` is applied before any hypothesis (pairs of mistakes).
+  SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base = {});
 
   [[nodiscard]] const Replay& replay() const { return replay_; }
   [[nodiscard]] const Graph& graph() const { return replay_.graph(); }
   [[nodiscard]] const Node& target() const { return replay_.graph().nodes[static_cast<std::size_t>(target_)]; }
   [[nodiscard]] const Edit& base() const { return base_; }
-  [[nodiscard]] const std::vector<std::int64_t>& tokens() const { return tokens_; }
-
   // Nodes that the hypothesis may edit, with `base` applied: those between the target and the recorded values before it.
   [[nodiscard]] const std::vector<Node>& segment() const { return segment_; }
 
-  // Root of sum (recorded - f64 with the edit)^2 over sum recorded^2, over the rows that count.
+  // Root of sum (recorded - f64 with the edit)^2 over sum recorded^2, over the values that count.
   [[nodiscard]] double Residual(const Edit& edit) const;
 
-  // The factor that fits recorded = factor * replay best, over the rows that count.
+  // The factor that fits recorded = factor * replay best, over the values that count.
   [[nodiscard]] double BestFactor(const Edit& edit) const;
 
   // `base` with one more node replaced.
@@ -51,7 +60,7 @@ class SearchSite {
  private:
   const Replay& replay_;
   NodeId target_;
-  std::vector<std::int64_t> tokens_;
+  std::vector<std::size_t> counted_;  // flat indices
   Edit base_;
   std::vector<Node> segment_;
 };

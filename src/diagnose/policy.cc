@@ -1,8 +1,13 @@
 #include "diagnose/policy.h"
 
+#include <array>
+#include <cmath>
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "diagnose/replay.h"
 
 namespace paritrace {
 namespace {
@@ -69,6 +74,33 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
   }
   if (chosen.arithmetic.name == "ggml-cpu") ReadGgmlOptions(trace, recording, graph, chosen.arithmetic);
   return chosen;
+}
+
+void ChooseDotWeight(const Graph& graph, const Recording& recording, Arithmetic& arithmetic) {
+  if (arithmetic.dot_input != DotInput::kGgml) return;
+  const Node* witness = nullptr;
+  for (const Node& node : graph.nodes) {
+    if (witness == nullptr && std::holds_alternative<LinearOp>(node.op) && recording.Has(node.id)) witness = &node;
+  }
+  if (witness == nullptr) return;
+  const RecordedSite& site = recording.At(witness->id);
+  double least = std::numeric_limits<double>::infinity();
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    Arithmetic candidate = arithmetic;
+    candidate.dot_weight = type;
+    Replay replay(graph, recording, candidate);
+    replay.Run({}, witness->id);
+    const Value& predicted = replay.Predicted(witness->id);
+    double left = 0;
+    for (std::size_t i = 0; i < predicted.data.size(); ++i) {
+      const double e = site.token_known[i / static_cast<std::size_t>(predicted.cols())] ? site.value.data[i] - predicted.data[i] : 0.0;
+      left += std::isfinite(e) ? e * e : 0.0;
+    }
+    if (left < least) {
+      least = left;
+      arithmetic.dot_weight = type;
+    }
+  }
 }
 
 }  // namespace paritrace

@@ -23,7 +23,7 @@ void ProposeEps(const SearchSite& site, const Node& node, std::vector<Hypothesis
                    .fix = fmt::format("set eps to {:g}", right.eps), .parameters = parameters});
   };
   // The values that engines hard-code come first: on rows of ordinary size they are all that rounding leaves to see.
-  for (const double eps : {0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3}) propose(eps, 0);
+  for (const double eps : {0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1}) propose(eps, 0);
   for (const double eps : NiceNumbers(site.FitLog(1e-9, 10, 40, with_eps))) propose(eps, 1);
 }
 

@@ -19,6 +19,8 @@ constexpr double kWorthTrying = 0.5;
 constexpr std::size_t kTried = 12;
 // Two explanations whose leftovers differ by less cannot be told apart on this input.
 constexpr double kTie = 1.5;
+// A mistake below the noise is named if chance would do so in fewer than one site of a million.
+constexpr double kChance = 1e-6;
 
 struct Outcome {
   Hypothesis hypothesis;
@@ -30,20 +32,9 @@ struct Outcome {
 
 // `edited` inside the scope, `base` outside of it.
 Value Splice(const Replay& replay, const Node& node, const Value& base, const Value& edited, const Scope& scope) {
-  if (scope.tokens.empty() && scope.heads.empty() && scope.channels.empty()) return edited;
-  const bool scores = IsScoreShaped(node);
-  const std::int64_t cols = base.cols(), width = scores ? 0 : HeadWidth(replay.graph(), node);
-  const std::int64_t tokens = replay.recording().run.count();
-  const auto within = [](const std::vector<std::int64_t>& some, std::int64_t x) { return some.empty() || std::ranges::binary_search(some, x); };
+  if (scope.everything()) return edited;
   Value out = base;
-  for (std::int64_t r = 0; r < base.rows(); ++r) {
-    if (!within(scope.tokens, scores ? r % tokens : r)) continue;
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const std::int64_t head = scores ? r / tokens : width > 0 ? c / width : 0;
-      if (!within(scope.heads, head) || (!scores && !within(scope.channels, c))) continue;
-      out.data[static_cast<std::size_t>(r * cols + c)] = edited.data[static_cast<std::size_t>(r * cols + c)];
-    }
-  }
+  ForEachWithin(replay.graph(), node, base, scope, [&](std::size_t i) { out.data[i] = edited.data[i]; });
   return out;
 }
 
@@ -61,19 +52,22 @@ SiteStats Measure(const Replay& replay, const Node& node, const Passes& passes) 
                      replay.arithmetic(), {0, replay.recording().run.count()});
 }
 
-// The whole site first; a mistake made only in some tokens, heads or channels is tried with the clean rest left alone.
-std::vector<Scope> ScopesOf(const SiteStats& stats, const Flags& flags) {
-  std::vector<Scope> scopes = {{}};
-  const auto judged = [](const std::vector<ErrorSums>& groups) {
-    return static_cast<std::size_t>(std::ranges::count_if(groups, [](const ErrorSums& group) { return group.count > 0; }));
+// The flagged tokens, heads and channels, each only where it is some and not all.
+Scope FlaggedScope(const SiteStats& stats, const Flags& flags) {
+  const auto some = [](const std::vector<std::int64_t>& flagged, const std::vector<ErrorSums>& groups) {
+    const auto judged = std::ranges::count_if(groups, [](const ErrorSums& group) { return group.count > 0; });
+    return flagged.size() < static_cast<std::size_t>(judged) ? flagged : std::vector<std::int64_t>();
   };
-  const bool some_tokens = !flags.tokens.empty() && flags.tokens.size() < judged(stats.by_token);
-  const bool some_heads = !flags.heads.empty() && flags.heads.size() < judged(stats.by_head);
-  const bool some_channels = !flags.channels.empty() && flags.channels.size() < judged(stats.by_channel);
-  if (some_tokens) scopes.push_back({.tokens = flags.tokens});
-  if (some_heads) scopes.push_back({.heads = flags.heads});
-  if (some_tokens && some_heads) scopes.push_back({.tokens = flags.tokens, .heads = flags.heads});
-  if (some_channels) scopes.push_back({.channels = flags.channels});
+  return {some(flags.tokens, stats.by_token), some(flags.heads, stats.by_head), some(flags.channels, stats.by_channel)};
+}
+
+// The whole site first; a mistake made only in some tokens, heads or channels is tried with the clean rest left alone.
+std::vector<Scope> ScopesOf(const Scope& flagged) {
+  std::vector<Scope> scopes = {{}};
+  if (!flagged.tokens.empty()) scopes.push_back({.tokens = flagged.tokens});
+  if (!flagged.heads.empty()) scopes.push_back({.heads = flagged.heads});
+  if (!flagged.tokens.empty() && !flagged.heads.empty()) scopes.push_back({.tokens = flagged.tokens, .heads = flagged.heads});
+  if (!flagged.channels.empty()) scopes.push_back({.channels = flagged.channels});
   return scopes;
 }
 
@@ -90,24 +84,20 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
   }
 }
 
-// The flagged tokens, where they are some and not all: only there is a hypothesis held against the recording.
-std::vector<std::int64_t> FlaggedTokens(const SiteStats& stats, const Flags& flags) {
-  return flags.tokens.size() == stats.by_token.size() ? std::vector<std::int64_t>() : flags.tokens;
-}
-
 std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const Edit& base) {
-  const SearchSite site(replay, target, FlaggedTokens(stats, flags), base);
+  const Scope flagged = FlaggedScope(stats, flags);
+  const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads}, base);
   std::vector<Hypothesis> proposed;
   for (const Proposer propose : kProposers) propose(site, proposed);
   const double before = site.Residual(base);
   std::vector<Outcome> outcomes;
   for (Hypothesis& hypothesis : proposed) {
     const double residual = site.Residual(hypothesis.edit);
-    if (residual < kWorthTrying * before || !flags.heads.empty()) outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
+    if (residual < kWorthTrying * before) outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
   }
   std::ranges::stable_sort(outcomes, [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
   if (outcomes.size() > kTried) outcomes.resize(kTried);
-  const std::vector<Scope> scopes = ScopesOf(stats, flags);
+  const std::vector<Scope> scopes = ScopesOf(flagged);
   const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
   for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, outcome);
   return outcomes;
@@ -190,7 +180,8 @@ std::optional<Finding> ExplainByTwo(const Replay& replay, NodeId target, const S
 }
 
 Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const std::vector<Outcome>& tried) {
-  const SearchSite site(replay, target, FlaggedTokens(stats, flags));
+  const Scope flagged = FlaggedScope(stats, flags);
+  const SearchSite site(replay, target, flagged);
   NamedCause cause{.id = "unknown", .confidence = 0.0};
   const double size = site.Residual({});
   cause.statement = stats.all.broken > 0
@@ -198,10 +189,7 @@ Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, con
                         : fmt::format("the error is {:.2g} of the output, {:.3g} times the noise, and no known mistake explains it; the best fit is {:.4g} times the replay",
                                       size, stats.all.ratio(), site.BestFactor({}));
   cause.fix = "look at this op with the recorded inputs; its replay in f64 is what it should give";
-  Finding finding{.causes = {cause}};
-  if (flags.tokens.size() < stats.by_token.size()) finding.where.tokens = flags.tokens;
-  if (flags.heads.size() < stats.by_head.size()) finding.where.heads = flags.heads;
-  if (flags.channels.size() < stats.by_channel.size()) finding.where.channels = flags.channels;
+  Finding finding{.causes = {cause}, .where = flagged};
   for (const Outcome& outcome : tried) {
     if (finding.alternatives.size() == 3) break;
     finding.alternatives.push_back({outcome.hypothesis.cause, 0.05});
@@ -229,7 +217,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
   const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   for (Hypothesis& hypothesis : proposed) {
     const Value wrong = replay.Evaluate(target, Replay::Pass::kPredicted, hypothesis.edit);
-    std::int64_t wins = 0, losses = 0;
+    std::int64_t wins = 0, losses = 0, compared = 0;
     double along = 0, square = 0, left = 0;
     for (std::int64_t r = 0; r < wrong.rows(); ++r) {
       if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
@@ -240,6 +228,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
           losses += std::isfinite(p) != std::isfinite(h) ? 1000 : 0;
           continue;
         }
+        ++compared;
         left += (x - h) * (x - h);
         if (h == p) continue;
         along += (x - p) * (h - p);
@@ -248,9 +237,11 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
       }
     }
     // The matched filter: the recorded values sit where the mistake predicts them, value by value (alpha near 1), and little
-    // is left. Under a clean run the wins are a matter of flipped roundings: no more than half, and not along the prediction.
-    constexpr std::int64_t kFewestValues = 16;
-    const bool decisive = wins >= kFewestValues && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
+    // is left. In a clean run a value that misses the prediction falls anywhere: that `wins` of them all fall on the places
+    // where this mistake moves the prediction, and in its direction, has the chance below, for each mistake that is tried.
+    const double place = static_cast<double>(wins + losses) / (2.0 * static_cast<double>(std::max<std::int64_t>(compared, 1)));
+    const double chance = std::pow(place, static_cast<double>(wins)) * static_cast<double>(proposed.size());
+    const bool decisive = wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive) continue;
     Outcome outcome{.hypothesis = std::move(hypothesis), .accepted = true};
     outcome.stats = Measure(replay, node, EvaluateAll(replay, target, outcome.hypothesis.edit));

@@ -9,11 +9,6 @@
 
 namespace paritrace {
 
-// Tokens, heads and channels a finding is limited to; empty: all.
-struct Scope {
-  std::vector<std::int64_t> tokens, heads, channels;
-};
-
 struct NamedCause {
   std::string id;
   double confidence = 0;

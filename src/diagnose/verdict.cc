@@ -1,5 +1,6 @@
 #include "diagnose/verdict.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace paritrace {
@@ -7,11 +8,17 @@ namespace {
 
 constexpr double kSizeRatio = 4, kGroupRatio = 8;
 
-std::vector<std::int64_t> Over(const std::vector<ErrorSums>& groups) {
+// A group whose values are all next to nothing has a floor next to nothing: an error there counts only from an eighth of
+// what is noise at the site as a whole.
+constexpr double kGroupFloorShare = 1.0 / 8;
+
+std::vector<std::int64_t> Over(const std::vector<ErrorSums>& groups, const ErrorSums& all) {
   std::vector<std::int64_t> over;
+  const double site_floor = all.count == 0 ? 0 : all.floor() / static_cast<double>(all.count) * kGroupFloorShare * kGroupFloorShare;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const ErrorSums& group = groups[i];
-    if (group.broken > 0 || (group.count >= kSmallestGroup && !(group.ratio() <= GroupLimit(group.count)))) {
+    const double limit = GroupLimit(group.count), floor = std::max(group.floor(), site_floor * static_cast<double>(group.count));
+    if (group.broken > 0 || (group.count >= kSmallestGroup && !(group.error <= limit * limit * floor))) {
       over.push_back(static_cast<std::int64_t>(i));
     }
   }
@@ -24,7 +31,7 @@ double SizeLimit(std::int64_t count) { return kSizeRatio * (1 + 3 / std::sqrt(st
 double GroupLimit(std::int64_t count) { return kGroupRatio * (1 + 3 / std::sqrt(static_cast<double>(count > 0 ? count : 1))); }
 
 Flags JudgeSize(const SiteStats& stats) {
-  Flags flags{.tokens = Over(stats.by_token), .heads = Over(stats.by_head), .channels = Over(stats.by_channel)};
+  Flags flags{.tokens = Over(stats.by_token, stats.all), .heads = Over(stats.by_head, stats.all), .channels = Over(stats.by_channel, stats.all)};
   flags.flagged = stats.all.broken > 0 || !(stats.all.ratio() <= SizeLimit(stats.all.count)) || !flags.tokens.empty() ||
                   !flags.heads.empty() || !flags.channels.empty();
   return flags;

@@ -70,7 +70,7 @@ std::array<Arithmetic, 12> MakePolicies() {
     from.name = std::move(name);
     return from;
   };
-  Arithmetic bf16{.name = "torch-bf16", .weights = kBF16, .storage = kBF16, .inner = kF32};
+  Arithmetic bf16{.name = "torch-bf16", .weights = kBF16, .storage = kBF16, .inner = kF32, .accumulate = Accumulate::kF32Sequential};
   Arithmetic f16{.name = "torch-f16", .weights = kF16, .storage = kF16, .inner = kF32};
   Arithmetic ggml{.name = "ggml-cpu", .storage = kF32, .inner = kF32, .dot_input = DotInput::kGgml,
                   .kv_cache = kF16, .rope_angle_iterated = true};
@@ -80,6 +80,7 @@ std::array<Arithmetic, 12> MakePolicies() {
   ggml_f32_cache.kv_cache = kNone;
   Arithmetic jax_bf16 = named(bf16, "jax-bf16");
   jax_bf16.activation_stepwise = true;
+  jax_bf16.accumulate = Accumulate::kExact;
   return {f64, f32, named(f32, "torch-f32"), bf16, f16, ggml, ggml_flash, ggml_f32_cache,
           named(f32, "jax-f32"), jax_bf16, named(f32, "ort-f32"), named(f64, "torch-f64")};
 }
@@ -158,7 +159,7 @@ std::string ArithmeticNames() {
 }
 
 Arithmetic WithSequentialSums(Arithmetic arithmetic) {
-  if (arithmetic.inner != Rounding::kNone) arithmetic.accumulate = Accumulate::kF32Sequential;
+  if (arithmetic.inner != Rounding::kNone) arithmetic.accumulate = arithmetic.reduce = Accumulate::kF32Sequential;
   return arithmetic;
 }
 

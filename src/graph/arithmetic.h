@@ -32,8 +32,9 @@ enum class DotInput : std::uint8_t {
   kGgml,  // to the weight's vec_dot_type: f16 -> f16, bf16 -> bf16, q4_0, q8_0 -> q8_0 blocks, K-quants -> q8_K blocks
 };
 
-// How products are summed. Engines sum in f32 in an order of their own (lanes, blocks): no emulation has that to the bit.
-// kExact predicts the value best; kF32Sequential is a sample of how large the error of *some* f32 order is.
+// How products are summed. Engines sum in f32 in an order of their own (lanes, blocks), which few emulations have to the
+// bit: kExact then predicts the value best, and kF32Sequential is a sample of how large the error of *some* f32 order is.
+// oneDNN's bf16 kernels (torch on x86) do sum front to back, so that kF32Sequential is the prediction as well.
 enum class Accumulate : std::uint8_t { kExact, kF32Sequential };
 
 struct Arithmetic {
@@ -42,7 +43,9 @@ struct Arithmetic {
   Rounding storage = Rounding::kNone;  // outputs of every op
   Rounding inner = Rounding::kNone;    // inside norms, softmax, RoPE tables and activations
   DotInput dot_input = DotInput::kAsStored;
-  Accumulate accumulate = Accumulate::kExact;
+  Accumulate accumulate = Accumulate::kExact;   // products: linears, scores, probs times V
+  Accumulate reduce = Accumulate::kExact;       // sums inside norms and softmax
+  std::optional<DType> dot_weight;              // kGgml: the weight type the engine ran, where MODEL's files hold another one
   Rounding kv_cache = Rounding::kNone;    // K after RoPE and V, as attention reads them
   bool flash_attention = false;           // scores and probabilities are never stored
   bool rope_angle_iterated = false;       // ggml: theta *= scale, pair by pair, in f32; else one power a pair

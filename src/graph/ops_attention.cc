@@ -91,7 +91,7 @@ Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic) {
         if (std::isnan(score)) largest = score;
         if (score > largest) largest = score;
       }
-      Summer sum(arithmetic.accumulate);
+      Summer sum(arithmetic.reduce);
       for (std::size_t i = 0; i < in.size(); ++i) {
         to[i] = in[i] == kMasked ? 0.0 : Round(inner, std::exp(Round(inner, in[i] - largest)));
         sum.Add(to[i]);

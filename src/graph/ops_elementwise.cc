@@ -24,6 +24,22 @@ double Apply(Activation function, double x) {
   return x;
 }
 
+// The steps of a kernel that computes in f32 throughout, as a sample of what such a kernel's own roundings add.
+double ApplyInSteps(Activation function, double x, Rounding inner) {
+  const auto sigmoid = [&](double z) { return Round(inner, 1.0 / Round(inner, 1.0 + Round(inner, std::exp(-z)))); };
+  switch (function) {
+    case Activation::kSilu: return Round(inner, x * sigmoid(x));
+    case Activation::kGeluQuick: return Round(inner, x * sigmoid(Round(inner, 1.702 * x)));
+    case Activation::kGeluErf: return Round(inner, Round(inner, 0.5 * x) * Round(inner, 1.0 + Round(inner, std::erf(Round(inner, x * (std::numbers::sqrt2 / 2.0))))));
+    case Activation::kGeluTanh: {
+      const double cube = Round(inner, Round(inner, x * x) * x);
+      const double argument = Round(inner, std::sqrt(2.0 / std::numbers::pi) * Round(inner, x + Round(inner, 0.044715 * cube)));
+      return Round(inner, Round(inner, 0.5 * x) * Round(inner, 1.0 + Round(inner, std::tanh(argument))));
+    }
+    default: return Apply(function, x);
+  }
+}
+
 // JAX lowers SiLU to a chain of ops, each of which stores its result.
 double ApplyStepwise(Activation function, double x, Rounding storage) {
   if (function != Activation::kSilu) return Apply(function, x);
@@ -38,7 +54,9 @@ Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> in
   Value out(inputs[0]->shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     const double x = inputs[0]->data[i];
-    double y = arithmetic.activation_stepwise ? ApplyStepwise(op.function, x, storage) : Apply(op.function, x);
+    double y = arithmetic.activation_stepwise ? ApplyStepwise(op.function, x, storage)
+               : arithmetic.reduce == Accumulate::kF32Sequential ? ApplyInSteps(op.function, x, arithmetic.inner)
+                                                                 : Apply(op.function, x);
     y = Round(storage, y);
     if (inputs.size() > 1) y = Round(storage, y * inputs[1]->data[i]);
     out.data[i] = y;

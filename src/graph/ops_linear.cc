@@ -129,7 +129,7 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
 template <typename T>
 void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Arithmetic& arithmetic, Value& out) {
   const std::int64_t in = x.cols(), rows = out.cols();
-  const std::vector<T> lanes = Transposed<T>(x, arithmetic, weight.tensor.dtype);
+  const std::vector<T> lanes = Transposed<T>(x, arithmetic, arithmetic.dot_weight.value_or(weight.tensor.dtype));
   const std::vector<double> whole = op.transposed ? DecodeAll(weight.tensor) : std::vector<double>();
   ParallelFor(rows, 64, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> w(static_cast<std::size_t>(kRows * in));

@@ -17,11 +17,11 @@ Moments MomentsOf(std::span<const double> x, const NormOp& op, const Arithmetic&
   const auto n = static_cast<double>(x.size());
   double mean = 0;
   if (op.kind == NormKind::kLayer) {
-    Summer sum(arithmetic.accumulate);
+    Summer sum(arithmetic.reduce);
     for (const double value : x) sum.Add(value);
     mean = Round(inner, sum.sum() / n);
   }
-  Summer squares(arithmetic.accumulate);
+  Summer squares(arithmetic.reduce);
   for (const double value : x) squares.Add(Round(inner, (value - mean) * (value - mean)));
   const double mean_square = Round(inner, squares.sum() / n);
   return {mean, Round(inner, 1.0 / std::sqrt(Round(inner, mean_square + op.eps)))};
