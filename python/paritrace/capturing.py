@@ -14,7 +14,7 @@ def capture(model, path, mode="full", overwrite=False, **options):
     path       directory, or a file that ends in `.safetensors`
     mode       "full": values; "digest": hashes and sketches; "stats": statistics only
     overwrite  replace an existing trace there
-    options    of the adapter: `text` (list of prompts, for the header)
+    options    of the adapter: `text` (a prompt or a list of them, for the header)
     If the block raises, the trace stays open. Errors: ValueError (InputError) for a model of no known engine or a path
     that exists.
     """

@@ -140,7 +140,7 @@ def main(arguments):
     except (ValueError, OSError) as error:  # the trace writer's, with file and place in the text
         return _fail(first_line(error))
     except KeyboardInterrupt:
-        print("paritrace: interrupted; the trace is left open", file=sys.stderr)
+        print("paritrace: interrupted; a trace already begun stays open", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not options.quiet:
         steps = len(recording.steps)

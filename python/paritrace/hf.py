@@ -49,7 +49,7 @@ def header_of(model, text=None):
     if attention:
         run["attention"] = attention
     if text:
-        run["text"] = list(text)
+        run["text"] = [text] if isinstance(text, str) else list(text)
     if hasattr(config, "model_type"):
         import transformers
 
@@ -119,7 +119,7 @@ def run(directory, path, tokens=None, text=None, dtype=None, decode=0, mode="ful
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     if vocabulary is not None:
         check_tokens(tokens, vocabulary)
-    with capture(model, path, mode, overwrite, [text] if text else None) as recording:
+    with capture(model, path, mode, overwrite, text) as recording:
         say(f"prefill of {len(tokens)} tokens")
         options = {"use_cache": True} if decode else {}
         output = model(input_ids=torch.tensor([tokens]), **options)

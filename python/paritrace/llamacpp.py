@@ -56,10 +56,9 @@ class NodeTap:
         self.callback = api.ggml_backend_sched_eval_callback(self._on_node)  # must outlive the context
 
     def _on_node(self, address, asking, _):
-        if asking:
-            return True
         try:
-            self._see(address)
+            if not asking:
+                self._see(address)
             return True
         except BaseException as error:  # Ctrl-C too: raised again once llama.cpp has returned
             self.error = error
@@ -263,10 +262,11 @@ def _library():
     return Path(api.__file__).parent / "lib"
 
 
-def _header(path, kv_type, text=None):
-    run = {"arithmetic": "ggml-cpu", "kv_type": {"k": kv_type, "v": kv_type}}
+def _header(path, kv_types, text=None):
+    """kv_types: {"k": dtype, "v": dtype}; text: a prompt, or a list of them."""
+    run = {"arithmetic": "ggml-cpu", "kv_type": kv_types}
     if text:
-        run["text"] = [text]
+        run["text"] = [text] if isinstance(text, str) else list(text)
     return {
         "engine": {"name": "llamacpp", "version": api.__version__},
         "model": {"name": Path(path).stem, "architecture": "", "file": os.fspath(path)},
@@ -289,7 +289,7 @@ def run(path, output, tokens=None, text=None, decode=0, flash_attention="auto", 
     tap = NodeTap(None, _library())
     with Session(path, flash_attention, kv_type, len(tokens) + decode, threads, tap.callback) as session:
         check_tokens(tokens, session.vocabulary)
-        header = _header(path, kv_type, text)
+        header = _header(path, {"k": kv_type, "v": kv_type}, text)
         header["model"]["architecture"] = session.metadata("general.architecture")
         recording = tap.recording = Recording(output, header, mode, overwrite)
         try:
@@ -318,26 +318,24 @@ def capture(model, path, mode="full", overwrite=False, text=None):
 
     tap = NodeTap(None, _library())
     kinds = {value: name for name, value in KV_TYPES.items()}
-    header = _header(model.model_path, "f16", [text] if isinstance(text, str) else text)
     parameters = model.context_params
-    header["run"]["kv_type"] = {
-        "k": kinds.get(parameters.type_k, str(parameters.type_k)),
-        "v": kinds.get(parameters.type_v, str(parameters.type_v)),
-    }
+    types = {part: kinds.get(getattr(parameters, f"type_{part}"), "other") for part in "kv"}
+    header = _header(model.model_path, types, text)
     header["model"]["architecture"] = model.metadata.get("general.architecture", "")
     recording = tap.recording = Recording(path, header, mode, overwrite)
-    old, old_tokens, old_callback = model._ctx, model.n_tokens, parameters.cb_eval
+    saved = {name: getattr(model, name) for name in ("_ctx", "n_tokens", "input_ids", "scores")}
+    callback = parameters.cb_eval
     try:
         parameters.cb_eval = tap.callback
         context = LlamaContext(model=model._model, params=parameters, verbose=False)
-        parameters.cb_eval = old_callback
         model._ctx, model.n_tokens = context, 0
+        model.input_ids, model.scores = np.empty_like(model.input_ids), np.empty_like(model.scores)
         decode = context.decode
 
         def recorded(batch):
             raw = batch.batch
             tokens = [raw.token[index] for index in range(raw.n_tokens)]
-            tap.begin_step(raw.pos[0] if raw.n_tokens else 0, tokens)
+            tap.begin_step(raw.pos[0], tokens)
             decode(batch)
             tap.end_step()
 
@@ -349,7 +347,8 @@ def capture(model, path, mode="full", overwrite=False, text=None):
     else:
         recording.close(tap.run())
     finally:
-        parameters.cb_eval = old_callback
-        if model._ctx is not old:
+        parameters.cb_eval = callback
+        if model._ctx is not saved["_ctx"]:
             model._ctx.close()
-        model._ctx, model.n_tokens = old, old_tokens
+        for name, value in saved.items():
+            setattr(model, name, value)

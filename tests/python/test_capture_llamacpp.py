@@ -220,6 +220,8 @@ def test_capture_of_a_llama_object(gguf, tokens, tmp_path):
         model.eval([5])
     assert model._ctx is context
     assert model.n_tokens == len(tokens)
+    assert np.array_equal(model.scores[: len(tokens)], before)
+    assert model.input_ids[: len(tokens)].tolist() == tokens
     trace = paritrace.open_trace(tmp_path / "t")
     assert trace.header["run"]["tokens"] == [[*tokens, 5]]
     assert np.array_equal(trace.values("logits"), before)
