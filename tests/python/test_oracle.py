@@ -41,7 +41,9 @@ def test_f32_logits_equal_those_of_hf(model, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
 def test_f64_logits_equal_those_of_hf_but_for_its_inner_f32(model, tmp_path):
-    assert np.abs(oracle(model, tmp_path / "t", "f64") - logits(hf.load(model, "f64"))).max() < 1e-4
+    # HF's RMSNorm, RoPE and softmax compute in f32 whatever the model's dtype.
+    limit = 1e-5 if model == MODELS[0] else 2e-5
+    assert np.abs(oracle(model, tmp_path / "t", "f64") - logits(hf.load(model, "f64"))).max() < limit
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)

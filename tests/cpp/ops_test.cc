@@ -1,0 +1,146 @@
+#include "graph/ops.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+
+#include <gtest/gtest.h>
+
+namespace paritrace {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+Arithmetic Policy(const char* name) { return *FindArithmetic(name); }
+
+Value RandomValue(Shape shape, unsigned seed) {
+  Value value(std::move(shape));
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  for (double& x : value.data) x = static_cast<float>(normal(random));
+  return value;
+}
+
+RunInput Tokens(std::int64_t count, std::int64_t start = 0) {
+  RunInput run;
+  for (std::int64_t t = 0; t < count; ++t) {
+    run.tokens.push_back(t);
+    run.positions.push_back(start + t);
+  }
+  return run;
+}
+
+struct OwnedWeight {
+  std::vector<float> values;
+  Weight weight;
+  OwnedWeight(Shape shape, unsigned seed) {
+    const Value random = RandomValue(shape, seed);
+    values.assign(random.data.begin(), random.data.end());
+    weight = {.name = "w", .tensor = {.name = "w", .dtype = DType::kF32, .shape = shape, .bytes = std::as_bytes(std::span(values))}};
+  }
+};
+
+// Half-split rotation of reordered lanes is interleaved rotation of the lanes as they were: the conversion of q and k rows.
+TEST(Rope, PairingsDifferByAPermutation) {
+  RopeOp split{.heads = 3, .head_dim = 8, .rotary_dim = 8, .exponent_dim = 8, .theta = 500};
+  RopeOp adjacent = split;
+  adjacent.pairing = RopePairing::kInterleaved;
+  const Value x = RandomValue({5, 24}, 1);
+  Value permuted = x;
+  ReorderHeads(permuted, 8, /*to_interleaved=*/true);
+  const Value expected = ComputeRope(split, x, Tokens(5), Policy("f64"));
+  Value got = ComputeRope(adjacent, permuted, Tokens(5), Policy("f64"));
+  ReorderHeads(got, 8, /*to_interleaved=*/false);
+  EXPECT_EQ(got.data, expected.data);
+}
+
+TEST(Rope, TurnsByPositionTimesFrequencyAndKeepsNorms) {
+  const RopeOp op{.heads = 1, .head_dim = 4, .rotary_dim = 4, .exponent_dim = 4, .theta = 100};
+  Value x({1, 4});
+  x.data = {1, 0, 0, 2};
+  const Value y = ComputeRope(op, x, Tokens(1, 3), Policy("f64"));
+  EXPECT_NEAR(y.data[0], std::cos(3.0), 1e-15);
+  EXPECT_NEAR(y.data[2], std::sin(3.0), 1e-15);
+  EXPECT_NEAR(y.data[1], -2 * std::sin(0.3), 1e-15);  // second pair: frequency 100^(-2/4)
+  EXPECT_NEAR(y.data[3], 2 * std::cos(0.3), 1e-15);
+}
+
+TEST(Softmax, MaskedScoresWeighNothingAndRowsSumToOne) {
+  Value scores({1, 2, 3});
+  scores.data = {0, -kInf, -kInf, 1000, 1001, 999};
+  const Value probs = ComputeSoftmax(scores, Policy("f64"));
+  EXPECT_EQ(probs.data[0], 1);
+  EXPECT_EQ(probs.data[1], 0);
+  EXPECT_NEAR(probs.data[3] + probs.data[4] + probs.data[5], 1, 1e-15);
+}
+
+TEST(Softmax, NaNIsNotLost) {
+  Value scores({1, 1, 2});
+  scores.data = {std::nan(""), 1};
+  EXPECT_TRUE(std::isnan(ComputeSoftmax(scores, Policy("f64")).data[1]));
+}
+
+TEST(Attention, GroupedHeadsAreRepeatedNotTiled) {
+  EXPECT_EQ(KvHead(0, 4, 2, false), 0);
+  EXPECT_EQ(KvHead(1, 4, 2, false), 0);
+  EXPECT_EQ(KvHead(1, 4, 2, true), 1);
+}
+
+// With nothing rounded, the running maximum and the running sum of a flash kernel change no value.
+TEST(Attention, FlashEqualsEagerInF64) {
+  const ScoresOp scores{.heads = 4, .kv_heads = 2, .head_dim = 8, .scale = 0.35, .softcap = 3, .window = 5};
+  const ContextOp context{.heads = 4, .kv_heads = 2, .head_dim = 8};
+  const Value q = RandomValue({9, 32}, 1), k = RandomValue({9, 16}, 2), v = RandomValue({9, 16}, 3);
+  const RunInput run = Tokens(9);
+  const Value probs = ComputeSoftmax(ComputeScores(scores, q, k, run, Policy("f64")), Policy("f64"));
+  const Value eager = ComputeContext(context, probs, v, Policy("f64"));
+  const Value flash = ComputeFlashContext(scores, context, q, k, v, run, Policy("f64"));
+  for (std::size_t i = 0; i < eager.data.size(); ++i) EXPECT_NEAR(eager.data[i], flash.data[i], 1e-14);
+}
+
+TEST(Mask, CausalWindowAndOffset) {
+  const ScoresOp causal{};
+  EXPECT_TRUE(IsVisible(causal, 3, 3));
+  EXPECT_FALSE(IsVisible(causal, 3, 4));
+  EXPECT_TRUE(IsVisible({.mask_offset = 1}, 3, 4));
+  EXPECT_TRUE(IsVisible({.window = 2}, 3, 2));
+  EXPECT_FALSE(IsVisible({.window = 2}, 3, 1));
+  EXPECT_TRUE(IsVisible({.causal = false}, 0, 9));
+}
+
+// Odd sizes around the kernel's blocks of rows and tokens, against a plain sum in the same order: equal to the bit.
+TEST(Linear, EqualsAPlainSumForEverySize) {
+  for (const std::int64_t tokens : {1, 2, 15, 16, 17, 33}) {
+    for (const std::int64_t out : {1, 3, 4, 5, 67}) {
+      const std::int64_t in = 37;
+      const OwnedWeight w({out, in}, 4);
+      const Value x = RandomValue({tokens, in}, 5);
+      const Value y = ComputeLinear({}, x, w.weight, nullptr, Policy("f64"));
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        for (std::int64_t o = 0; o < out; ++o) {
+          double sum = 0;
+          for (std::int64_t i = 0; i < in; ++i) sum += static_cast<double>(w.values[static_cast<std::size_t>(o * in + i)]) * x.row(t)[static_cast<std::size_t>(i)];
+          ASSERT_EQ(y.row(t)[static_cast<std::size_t>(o)], sum);
+        }
+      }
+    }
+  }
+}
+
+TEST(Norm, RmsOfAConstantRowIsItsSign) {
+  Value x({1, 4});
+  x.data = {-3, -3, -3, -3};
+  const Value y = ComputeNorm({.eps = 0}, x, nullptr, nullptr, Policy("f64"));
+  for (const double value : y.data) EXPECT_DOUBLE_EQ(value, -1);
+}
+
+TEST(Add, MissingTermsAndFactors) {
+  const Value a = RandomValue({2, 3}, 1), b = RandomValue({2, 3}, 2);
+  const Value* both[] = {&a, &b};
+  const Value sum = ComputeAdd({.factors = {2, 1}}, both, Policy("f64"));
+  EXPECT_EQ(sum.data[4], 2 * a.data[4] + b.data[4]);
+}
+
+}  // namespace
+}  // namespace paritrace
