@@ -65,6 +65,8 @@ class TorchTap:
         self._head = getter() if getter is not None else None
         self._held = None  # the head's output, until the model's own logits are seen
         self._in_softmax = False
+        self._has_rope = False
+        self._count = 0  # tokens of the running step
         self._architecture = getattr(getattr(model, "config", None), "model_type", "")
 
     # Installing and removing
@@ -85,7 +87,6 @@ class TorchTap:
             self._paths[id(module)] = path
             self._undo.append(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             self._undo.append(module.register_forward_hook(self._after, with_kwargs=True, always_call=True).remove)
-        self._has_rope = False
         spaces = {}
         for module in self.model.modules():
             # The class's own file, and the one its forward was written in: a user's patch may live elsewhere.
@@ -133,6 +134,7 @@ class TorchTap:
         if module is self.model:
             self._stack.clear()  # a call before this one may have ended in an exception
             self._known.clear()
+            self._held = None
             self._begin_step(args, kwargs)
         self._stack.append(_Call(path, module))
         name = f"{path}:in"
@@ -156,36 +158,28 @@ class TorchTap:
         else:
             self._record_output(call.path, output)
 
-    def _record_output(self, path, output):
-        if isinstance(output, torch.Tensor):
-            self._record(path or "output", output)
-        elif isinstance(output, dict):  # a ModelOutput too
-            for key, value in output.items():
-                if isinstance(value, torch.Tensor):
-                    self._record(f"{path}.{key}" if path else key, value)
-        elif isinstance(output, (tuple, list)):
-            for index, value in enumerate(output):
-                if isinstance(value, torch.Tensor):
-                    self._record(f"{path}:{index}" if index else path or "output", value)
+    def _record_output(self, path, output, skip=None):
+        for key, value in _parts(output):
+            if not isinstance(value, torch.Tensor) or value is skip:
+                continue
+            if isinstance(key, str):
+                name = f"{path}.{key}" if path else key
+            else:
+                name = f"{path}:{key}" if key else path or "output"
+            self._record(name, value)
 
     def _record_result(self, path, output):
         """The model's own result. Its logits decide what the head's output is called: a cap may stand between the two."""
-        held, self._held = self._held, None
-        if held is not None:
-            name, reference, copy = held
-            values = (
-                dict(output)
-                if isinstance(output, dict)
-                else dict(enumerate(output if isinstance(output, tuple) else (output,)))
-            )
-            key = next((key for key, value in values.items() if value is reference()), None)
-            if key is None:
+        logits = None
+        if self._held is not None:
+            name, reference, copy = self._held
+            self._held = None
+            logits = next((value for _, value in _parts(output) if value is reference()), None)
+            if logits is None:
                 self._record(f"{name}:out", copy, site="")
             else:
                 self._record(name, copy, site="logits")
-                del values[key]
-            output = values if isinstance(output, dict) else tuple(values.values())
-        self._record_output(path, output)
+        self._record_output(path, output, skip=logits)
 
     # Functions between modules
 
@@ -366,6 +360,13 @@ class _Functions(TorchFunctionMode):
             tap.after_softmax(result)
             return result
         return function(*args, **kwargs)
+
+
+def _parts(output):
+    """(key, value) of what a module returns: a dict's own keys (a ModelOutput's too), else the place in a tuple."""
+    if isinstance(output, dict):
+        return list(output.items())
+    return list(enumerate(output)) if isinstance(output, (tuple, list)) else [(0, output)]
 
 
 def _to_numpy(value):
