@@ -350,15 +350,16 @@ template <typename... Layouts>
 BlockDecoder FindAmong(DType dtype) {
   const bool avx2 = ActiveCpuTarget() == CpuTarget::kAvx2;
   BlockDecoder found = nullptr;
-  (void)((Layouts::kDType == dtype ? (found = avx2 ? &DecodeAvx2<Layouts> : &DecodeBaseline<Layouts>, true) : false) || ...);
+  (void)((Layouts::kDType == dtype ? (found = avx2 ? &DecodeAvx2<Layouts> : &DecodeBaseline<Layouts>, true) : false) ||
+         ...);
   return found;
 }
 
 }  // namespace
 
 BlockDecoder FindBlockDecoder(DType dtype) {
-  return FindAmong<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ1_0, TQ2_0, I2_S, Q1_0, MXFP4,
-                   NVFP4, IQ4_NL, IQ4_XS>(dtype);
+  return FindAmong<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ1_0, TQ2_0, I2_S, Q1_0,
+                   MXFP4, NVFP4, IQ4_NL, IQ4_XS>(dtype);
 }
 
 }  // namespace paritrace

@@ -127,12 +127,13 @@ template <typename Out>
 void Decode(const TensorView& tensor, std::int64_t begin, std::int64_t count, Out* out) {
   const std::int64_t size = tensor.size();
   if (begin < 0 || count < 0 || begin > size || count > size - begin) {
-    throw InternalError(fmt::format("values [{}, {} + {}) of \"{}\", which has {}", begin, begin, count, tensor.name, size));
+    throw InternalError(
+        fmt::format("values [{}, {} + {}) of \"{}\", which has {}", begin, begin, count, tensor.name, size));
   }
   const auto bytes = ByteCount(tensor.shape, tensor.dtype);
   if (!bytes || static_cast<std::uint64_t>(*bytes) != tensor.bytes.size()) {
-    throw InternalError(fmt::format("\"{}\" {} {} with {} bytes", tensor.name, Name(tensor.dtype), ToString(tensor.shape),
-                                    tensor.bytes.size()));
+    throw InternalError(fmt::format("\"{}\" {} {} with {} bytes", tensor.name, Name(tensor.dtype),
+                                    ToString(tensor.shape), tensor.bytes.size()));
   }
   if (count == 0) return;
   switch (tensor.dtype) {

@@ -32,8 +32,8 @@ void DecodeF32(const TensorView& tensor, std::int64_t begin, std::int64_t count,
 [[nodiscard]] inline float HalfToFloat(std::uint16_t bits) {
   const std::uint32_t shifted = (bits & 0x7fffu) << 13;  // exponent and mantissa where a float has them
   const std::uint32_t exponent = shifted & 0x0f800000u;
-  std::uint32_t normal = shifted + (112u << 23);          // bias 15 -> 127
-  normal += exponent == 0x0f800000u ? 112u << 23 : 0;     // infinity and NaN: the exponent stays full
+  std::uint32_t normal = shifted + (112u << 23);       // bias 15 -> 127
+  normal += exponent == 0x0f800000u ? 112u << 23 : 0;  // infinity and NaN: the exponent stays full
   // Subnormal: give it the implied one and take it away as a float, which normalises. No subnormal float is ever an
   // operand, so this is exact and fast whatever the CPU does with those.
   const float subnormal = std::bit_cast<float>(shifted + (113u << 23)) - 0x1p-14f;

@@ -18,19 +18,32 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kMagic = "GGUF";
-constexpr std::uint32_t kMaxAxes = 4;                 // GGML_MAX_DIMS
+constexpr std::uint32_t kMaxAxes = 4;  // GGML_MAX_DIMS
 constexpr std::uint64_t kDefaultAlignment = 32;
 constexpr std::string_view kAlignmentKey = "general.alignment";
 // A value in memory takes 16 times the one byte it may take in the file; the largest vocabularies are below a million.
 constexpr std::uint64_t kMaxMetadataValues = 1u << 24;
 
 enum class ValueType : std::uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
 };
 
 class Reader {
  public:
-  explicit Reader(std::shared_ptr<const InputFile> file) : file_(std::move(file)), bytes_(file_->name(), file_->bytes()) {}
+  explicit Reader(std::shared_ptr<const InputFile> file)
+      : file_(std::move(file)), bytes_(file_->name(), file_->bytes()) {}
 
   TensorFile Read() {
     bytes_.Take(kMagic.size(), "magic");
@@ -91,9 +104,15 @@ class Reader {
 
   static std::uint64_t MinBytes(ValueType type) {
     switch (type) {
-      case ValueType::kU16: case ValueType::kI16: return 2;
-      case ValueType::kU32: case ValueType::kI32: case ValueType::kF32: return 4;
-      case ValueType::kU64: case ValueType::kI64: case ValueType::kF64: case ValueType::kString: return 8;
+      case ValueType::kU16:
+      case ValueType::kI16: return 2;
+      case ValueType::kU32:
+      case ValueType::kI32:
+      case ValueType::kF32: return 4;
+      case ValueType::kU64:
+      case ValueType::kI64:
+      case ValueType::kF64:
+      case ValueType::kString: return 8;
       default: return 1;
     }
   }
@@ -137,7 +156,8 @@ class Reader {
     if (found == metadata.end()) return kDefaultAlignment;
     const std::uint64_t alignment = found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
     if (!std::has_single_bit(alignment) || alignment > std::numeric_limits<std::uint32_t>::max()) {
-      throw FormatError(file_->name(), kAlignmentKey, "a power of two", found->dump(-1, ' ', false, Json::error_handler_t::replace));
+      throw FormatError(file_->name(), kAlignmentKey, "a power of two",
+                        found->dump(-1, ' ', false, Json::error_handler_t::replace));
     }
     return alignment;
   }
@@ -157,7 +177,8 @@ class Reader {
       if (!seen.insert(tensor.name).second) Fail(at, "each tensor once", Quoted(tensor.name) + " twice");
       const std::string place = "tensor " + Quoted(tensor.name);
       const auto axes = bytes_.Read<std::uint32_t>("axes of " + place);
-      if (axes > kMaxAxes) throw FormatError(file_->name(), place, fmt::format("at most {} axes", kMaxAxes), fmt::format("{}", axes));
+      if (axes > kMaxAxes)
+        throw FormatError(file_->name(), place, fmt::format("at most {} axes", kMaxAxes), fmt::format("{}", axes));
       for (std::uint32_t axis = 0; axis < axes; ++axis) {
         tensor.shape.push_back(static_cast<std::int64_t>(bytes_.Read<std::uint64_t>("shape of " + place)));
       }
@@ -183,16 +204,19 @@ class Reader {
       const std::string place = "tensor " + Quoted(tensor.name);
       const auto size = ByteCount(tensor.shape, tensor.dtype);
       if (!size) {
-        throw FormatError(file_->name(), place, fmt::format("a shape of whole {} blocks that fits in memory", Name(tensor.dtype)),
+        throw FormatError(file_->name(), place,
+                          fmt::format("a shape of whole {} blocks that fits in memory", Name(tensor.dtype)),
                           ToString(tensor.shape));
       }
       const auto wanted = static_cast<std::uint64_t>(*size);
       if (offsets[i] % alignment != 0) {
-        throw FormatError(file_->name(), place, fmt::format("an offset that is a multiple of {}", alignment), fmt::format("{}", offsets[i]));
+        throw FormatError(file_->name(), place, fmt::format("an offset that is a multiple of {}", alignment),
+                          fmt::format("{}", offsets[i]));
       }
       if (offsets[i] > data.size() || wanted > data.size() - offsets[i]) {
         throw FormatError(file_->name(), place,
-                          fmt::format("{} bytes ({} {}) at offset {} of the data", wanted, Name(tensor.dtype), ToString(tensor.shape), offsets[i]),
+                          fmt::format("{} bytes ({} {}) at offset {} of the data", wanted, Name(tensor.dtype),
+                                      ToString(tensor.shape), offsets[i]),
                           fmt::format("{} bytes of data", data.size()));
       }
       tensor.bytes = data.subspan(offsets[i], wanted);
@@ -202,7 +226,8 @@ class Reader {
     for (std::size_t i = 1; i < order.size(); ++i) {
       const TensorView& before = tensors[order[i - 1].second];
       if (order[i].first < order[i - 1].first + before.bytes.size()) {
-        throw FormatError(file_->name(), "tensor " + Quoted(tensors[order[i].second].name), "data of its own", "bytes of " + Quoted(before.name));
+        throw FormatError(file_->name(), "tensor " + Quoted(tensors[order[i].second].name), "data of its own",
+                          "bytes of " + Quoted(before.name));
       }
     }
   }

@@ -35,7 +35,8 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool end_array() override { return Leave(); }
 
   bool key(string_t& value) override {
-    if (!open_.back().keys.insert(value).second) throw FormatError(file_, place_, "each key once", Quoted(value) + " twice");
+    if (!open_.back().keys.insert(value).second)
+      throw FormatError(file_, place_, "each key once", Quoted(value) + " twice");
     open_.back().value->get_ref<Json::object_t&>().emplace_back(std::move(value), nullptr);
     return true;
   }

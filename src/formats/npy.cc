@@ -90,7 +90,8 @@ class HeaderParser {
 
   bool Bool() {
     SkipSpace();
-    for (const auto& [word, value] : {std::pair{std::string_view("True"), true}, std::pair{std::string_view("False"), false}}) {
+    for (const auto& [word, value] :
+         {std::pair{std::string_view("True"), true}, std::pair{std::string_view("False"), false}}) {
       if (text_.substr(at_, word.size()) == word) {
         at_ += word.size();
         return value;
@@ -140,14 +141,13 @@ struct Element {
 
 Element ParseDescr(const std::string& file, const std::string& descr) {
   constexpr std::array kTypes = {
-      std::pair{std::string_view("f8"), DType::kF64}, std::pair{std::string_view("f4"), DType::kF32},
-      std::pair{std::string_view("f2"), DType::kF16}, std::pair{std::string_view("V2"), DType::kBF16},
-      std::pair{std::string_view("f1"), DType::kF8E5M2},
-      std::pair{std::string_view("i1"), DType::kI8},  std::pair{std::string_view("i2"), DType::kI16},
-      std::pair{std::string_view("i4"), DType::kI32}, std::pair{std::string_view("i8"), DType::kI64},
-      std::pair{std::string_view("u1"), DType::kU8},  std::pair{std::string_view("u2"), DType::kU16},
-      std::pair{std::string_view("u4"), DType::kU32}, std::pair{std::string_view("u8"), DType::kU64},
-      std::pair{std::string_view("b1"), DType::kBool},
+      std::pair{std::string_view("f8"), DType::kF64},    std::pair{std::string_view("f4"), DType::kF32},
+      std::pair{std::string_view("f2"), DType::kF16},    std::pair{std::string_view("V2"), DType::kBF16},
+      std::pair{std::string_view("f1"), DType::kF8E5M2}, std::pair{std::string_view("i1"), DType::kI8},
+      std::pair{std::string_view("i2"), DType::kI16},    std::pair{std::string_view("i4"), DType::kI32},
+      std::pair{std::string_view("i8"), DType::kI64},    std::pair{std::string_view("u1"), DType::kU8},
+      std::pair{std::string_view("u2"), DType::kU16},    std::pair{std::string_view("u4"), DType::kU32},
+      std::pair{std::string_view("u8"), DType::kU64},    std::pair{std::string_view("b1"), DType::kBool},
   };
   const std::string_view text = descr;
   if (text.size() == 3 && std::string_view("<>|=").find(text[0]) != std::string_view::npos) {
@@ -190,9 +190,10 @@ std::string StemOf(const std::string& path) {
 
 template <typename Value>
 void Write(const std::string& path, std::string_view descr, const Shape& shape, std::span<const Value> values) {
-  if (ElementCount(shape) != static_cast<std::int64_t>(values.size())) throw InternalError("shape and values differ in size");
-  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr, fmt::join(shape, ", "),
-                                   shape.size() == 1 ? "," : "");
+  if (ElementCount(shape) != static_cast<std::int64_t>(values.size()))
+    throw InternalError("shape and values differ in size");
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr,
+                                   fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
   constexpr std::size_t kPrefix = 10, kAlignment = 64;  // magic, version, length; numpy aligns the data to 64
   header.resize((kPrefix + header.size() + 1 + kAlignment - 1) / kAlignment * kAlignment - kPrefix - 1, ' ');
   header += '\n';
@@ -208,7 +209,8 @@ void Write(const std::string& path, std::string_view descr, const Shape& shape, 
 
 }  // namespace
 
-void AddNpyArray(const std::string& file, const std::string& tensor_name, std::span<const std::byte> all, TensorFile& result) {
+void AddNpyArray(const std::string& file, const std::string& tensor_name, std::span<const std::byte> all,
+                 TensorFile& result) {
   ByteReader bytes(file, all);
   bytes.Take(kMagic.size(), "magic");
   const auto major = bytes.Read<std::uint8_t>("version");
@@ -223,7 +225,8 @@ void AddNpyArray(const std::string& file, const std::string& tensor_name, std::s
   const auto size = ByteCount(tensor.shape, tensor.dtype);
   if (!size) throw FormatError(file, "header", "a shape that fits in memory", ToString(tensor.shape));
   if (static_cast<std::uint64_t>(*size) != bytes.left()) {
-    throw FormatError(file, bytes.offset(), fmt::format("{} bytes of data ({} {})", *size, Name(tensor.dtype), ToString(tensor.shape)),
+    throw FormatError(file, bytes.offset(),
+                      fmt::format("{} bytes of data ({} {})", *size, Name(tensor.dtype), ToString(tensor.shape)),
                       fmt::format("{}", bytes.left()));
   }
   tensor.bytes = bytes.Take(bytes.left(), "data");
@@ -244,7 +247,11 @@ std::optional<TensorFile> TryReadNpy(std::shared_ptr<const InputFile> file) {
   return result;
 }
 
-void WriteNpy(const std::string& path, const Shape& shape, std::span<const float> values) { Write(path, "<f4", shape, values); }
-void WriteNpy(const std::string& path, const Shape& shape, std::span<const double> values) { Write(path, "<f8", shape, values); }
+void WriteNpy(const std::string& path, const Shape& shape, std::span<const float> values) {
+  Write(path, "<f4", shape, values);
+}
+void WriteNpy(const std::string& path, const Shape& shape, std::span<const double> values) {
+  Write(path, "<f8", shape, values);
+}
 
 }  // namespace paritrace

@@ -20,7 +20,8 @@ namespace paritrace {
 // Adds the array in `bytes`, a whole .npy file, to `result`. `file` is the name for errors. Big-endian and Fortran-ordered
 // arrays are turned into a copy that result.files keeps; all others stay where they are.
 // Errors: FormatError.
-void AddNpyArray(const std::string& file, const std::string& tensor_name, std::span<const std::byte> bytes, TensorFile& result);
+void AddNpyArray(const std::string& file, const std::string& tensor_name, std::span<const std::byte> bytes,
+                 TensorFile& result);
 
 // Writes [shape] values as '<f4' or '<f8'. values.size() must be the product of the shape.
 // Errors: UsageError if the file cannot be written.

@@ -137,7 +137,8 @@ std::vector<Member> ReadDirectory(const InputFile& file) {
     if (!member.name.ends_with(".npy")) {
       throw FormatError(file.name(), "member " + Quoted(member.name), "an .npy array", "a file of another kind");
     }
-    if (!names.insert(member.name).second) throw FormatError(file.name(), "zip directory", "each member once", Quoted(member.name) + " twice");
+    if (!names.insert(member.name).second)
+      throw FormatError(file.name(), "zip directory", "each member once", Quoted(member.name) + " twice");
     if ((flags & kEncryptedFlag) != 0 || (member.method != kStored && member.method != kDeflated)) {
       throw FormatError(file.name(), "member " + Quoted(member.name), "a stored or deflated member",
                         (flags & kEncryptedFlag) != 0 ? "an encrypted one" : fmt::format("method {}", member.method));
@@ -150,7 +151,8 @@ void LocateData(const InputFile& file, std::vector<Member>& members) {
   for (Member& member : members) {
     ByteReader bytes = At(file, member.header_offset);
     if (bytes.Read<std::uint32_t>("member header") != kLocalSignature) {
-      throw FormatError(file.name(), member.header_offset, "the header of member " + Quoted(member.name), "another signature");
+      throw FormatError(file.name(), member.header_offset, "the header of member " + Quoted(member.name),
+                        "another signature");
     }
     bytes.Take(22, "member header");
     const auto name_size = bytes.Read<std::uint16_t>("member header");
@@ -161,9 +163,11 @@ void LocateData(const InputFile& file, std::vector<Member>& members) {
   // Overlapping members are how a small archive becomes a huge one.
   std::vector<const Member*> order;
   for (const Member& member : members) order.push_back(&member);
-  std::sort(order.begin(), order.end(), [](const Member* a, const Member* b) { return a->header_offset < b->header_offset; });
+  std::sort(order.begin(), order.end(),
+            [](const Member* a, const Member* b) { return a->header_offset < b->header_offset; });
   for (std::size_t i = 1; i < order.size(); ++i) {
-    if (order[i]->header_offset < static_cast<std::uint64_t>(order[i - 1]->data.data() + order[i - 1]->data.size() - file.bytes().data())) {
+    if (order[i]->header_offset <
+        static_cast<std::uint64_t>(order[i - 1]->data.data() + order[i - 1]->data.size() - file.bytes().data())) {
       throw FormatError(file.name(), "member " + Quoted(order[i]->name), "members that do not overlap",
                         "bytes of " + Quoted(order[i - 1]->name));
     }
@@ -173,7 +177,8 @@ void LocateData(const InputFile& file, std::vector<Member>& members) {
 std::shared_ptr<OwnedBytes> Inflate(const InputFile& file, const Member& member) {
   const std::string place = "member " + Quoted(member.name);
   if (member.size / kMaxRatio > member.compressed) {
-    throw FormatError(file.name(), place, fmt::format("at most {} times its {} compressed bytes", kMaxRatio, member.compressed),
+    throw FormatError(file.name(), place,
+                      fmt::format("at most {} times its {} compressed bytes", kMaxRatio, member.compressed),
                       fmt::format("a claim of {} bytes", member.size));
   }
   auto owned = std::make_shared<OwnedBytes>(file.name(), member.size);
@@ -185,7 +190,8 @@ std::shared_ptr<OwnedBytes> Inflate(const InputFile& file, const Member& member)
   std::uint64_t consumed = 0, produced = 0;
   int state = Z_OK;
   while (state == Z_OK) {
-    const std::uint64_t in = std::min(kPiece, member.data.size() - consumed), out = std::min(kPiece, member.size - produced);
+    const std::uint64_t in = std::min(kPiece, member.data.size() - consumed),
+                        out = std::min(kPiece, member.size - produced);
     stream.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(member.data.data() + consumed));
     stream.avail_in = static_cast<uInt>(in);
     stream.next_out = reinterpret_cast<Bytef*>(owned->writable().data() + produced);
@@ -196,16 +202,19 @@ std::shared_ptr<OwnedBytes> Inflate(const InputFile& file, const Member& member)
   }
   ::inflateEnd(&stream);
   if (state != Z_STREAM_END || produced != member.size) {
-    throw FormatError(file.name(), place, fmt::format("{} bytes of deflated data", member.size),
-                      state == Z_STREAM_END || state == Z_BUF_ERROR ? fmt::format("{} bytes", produced) : "a broken stream");
+    throw FormatError(
+        file.name(), place, fmt::format("{} bytes of deflated data", member.size),
+        state == Z_STREAM_END || state == Z_BUF_ERROR ? fmt::format("{} bytes", produced) : "a broken stream");
   }
   return owned;
 }
 
 void CheckSum(const InputFile& file, const Member& member, std::span<const std::byte> content) {
-  const auto crc = static_cast<std::uint32_t>(::crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size()));
+  const auto crc =
+      static_cast<std::uint32_t>(::crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size()));
   if (crc != member.crc) {
-    throw FormatError(file.name(), "member " + Quoted(member.name), fmt::format("CRC-32 {:08x}", member.crc), fmt::format("{:08x}", crc));
+    throw FormatError(file.name(), "member " + Quoted(member.name), fmt::format("CRC-32 {:08x}", member.crc),
+                      fmt::format("{:08x}", crc));
   }
 }
 
@@ -227,8 +236,8 @@ std::optional<TensorFile> TryReadNpz(std::shared_ptr<const InputFile> file) {
                         fmt::format("{}", member.compressed));
     }
     CheckSum(*file, member, content);
-    AddNpyArray(fmt::format("{}: member {}", file->name(), Quoted(member.name)), member.name.substr(0, member.name.size() - 4),
-                content, result);
+    AddNpyArray(fmt::format("{}: member {}", file->name(), Quoted(member.name)),
+                member.name.substr(0, member.name.size() - 4), content, result);
   }
   return result;
 }

@@ -20,17 +20,17 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeader = 100'000'000;  // the reference reader's own limit
-constexpr int kMaxDepth = 3;                        // header, entry, shape
+constexpr int kMaxDepth = 3;                       // header, entry, shape
 constexpr std::string_view kHeader = "header";
 
 constexpr std::array kNames = {
-    std::pair{DType::kF64, std::string_view("F64")},  std::pair{DType::kF32, std::string_view("F32")},
-    std::pair{DType::kF16, std::string_view("F16")},  std::pair{DType::kBF16, std::string_view("BF16")},
+    std::pair{DType::kF64, std::string_view("F64")},        std::pair{DType::kF32, std::string_view("F32")},
+    std::pair{DType::kF16, std::string_view("F16")},        std::pair{DType::kBF16, std::string_view("BF16")},
     std::pair{DType::kF8E4M3, std::string_view("F8_E4M3")}, std::pair{DType::kF8E5M2, std::string_view("F8_E5M2")},
-    std::pair{DType::kI8, std::string_view("I8")},    std::pair{DType::kI16, std::string_view("I16")},
-    std::pair{DType::kI32, std::string_view("I32")},  std::pair{DType::kI64, std::string_view("I64")},
-    std::pair{DType::kU8, std::string_view("U8")},    std::pair{DType::kU16, std::string_view("U16")},
-    std::pair{DType::kU32, std::string_view("U32")},  std::pair{DType::kU64, std::string_view("U64")},
+    std::pair{DType::kI8, std::string_view("I8")},          std::pair{DType::kI16, std::string_view("I16")},
+    std::pair{DType::kI32, std::string_view("I32")},        std::pair{DType::kI64, std::string_view("I64")},
+    std::pair{DType::kU8, std::string_view("U8")},          std::pair{DType::kU16, std::string_view("U16")},
+    std::pair{DType::kU32, std::string_view("U32")},        std::pair{DType::kU64, std::string_view("U64")},
     std::pair{DType::kBool, std::string_view("BOOL")},
 };
 
@@ -122,7 +122,8 @@ void CheckCoverage(const TensorFile& result, std::vector<Range> ranges, std::uin
   for (const Range& range : ranges) {
     if (range.begin != covered) {
       throw FormatError(file, "tensor " + Quoted(result.tensors[range.tensor].name),
-                        fmt::format("data to begin at {}, where the one before ends", covered), fmt::format("{}", range.begin));
+                        fmt::format("data to begin at {}, where the one before ends", covered),
+                        fmt::format("{}", range.begin));
     }
     covered = range.end;
   }
@@ -141,7 +142,8 @@ std::optional<TensorFile> TryReadSafetensors(std::shared_ptr<const InputFile> fi
   ByteReader bytes(file->name(), all);
   const auto length = bytes.Read<std::uint64_t>("header length");
   if (length > kMaxHeader) {
-    throw FormatError(file->name(), 0, fmt::format("a header of at most {} bytes", kMaxHeader), fmt::format("{}", length));
+    throw FormatError(file->name(), 0, fmt::format("a header of at most {} bytes", kMaxHeader),
+                      fmt::format("{}", length));
   }
   const auto text = bytes.Take(length, "header");
   const Json header =

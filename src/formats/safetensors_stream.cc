@@ -17,7 +17,8 @@ std::uint64_t RoundUpTo8(std::uint64_t size) { return (size + 7) / 8 * 8; }  // 
 }  // namespace
 
 SafetensorsStream::SafetensorsStream(const std::string& path, std::uint64_t header_bytes)
-    : file_(std::make_unique<OutputFile>(path, OutputFile::Mode::kAtomic)), header_bytes_(RoundUpTo8(std::max<std::uint64_t>(header_bytes, 8))) {
+    : file_(std::make_unique<OutputFile>(path, OutputFile::Mode::kAtomic)),
+      header_bytes_(RoundUpTo8(std::max<std::uint64_t>(header_bytes, 8))) {
   file_->Append(std::as_bytes(std::span(&header_bytes_, 1)));
   file_->Append(std::string(header_bytes_, ' '));
   WriteTail();
@@ -40,7 +41,8 @@ void SafetensorsStream::Append(const TensorView& tensor) {
 }
 
 void SafetensorsStream::SetMetadata(const nlohmann::ordered_json& metadata) {
-  metadata_ = fmt::format("\"{}\":{}", kSafetensorsMetadataKey, metadata.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  metadata_ = fmt::format("\"{}\":{}", kSafetensorsMetadataKey,
+                          metadata.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   WriteTail();
 }
 

@@ -38,10 +38,10 @@ class SafetensorsStream {
 
   std::unique_ptr<OutputFile> file_;
   std::uint64_t header_bytes_;
-  std::string entries_;          // `"a":{…},"b":{…}`
-  std::uint64_t written_ = 0;    // bytes of entries_ that stand in the file and change no more
-  std::uint64_t used_ = 0;       // bytes of the header that are not padding
-  std::string metadata_;         // `"__metadata__":{…}` or ""
+  std::string entries_;        // `"a":{…},"b":{…}`
+  std::uint64_t written_ = 0;  // bytes of entries_ that stand in the file and change no more
+  std::uint64_t used_ = 0;     // bytes of the header that are not padding
+  std::string metadata_;       // `"__metadata__":{…}` or ""
 };
 
 }  // namespace paritrace

@@ -35,7 +35,8 @@ std::string FirstBytes(std::span<const std::byte> bytes) {
 }  // namespace
 
 const TensorView* TensorFile::Find(std::string_view name) const {
-  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const TensorView& tensor) { return tensor.name == name; });
+  const auto found =
+      std::find_if(tensors.begin(), tensors.end(), [&](const TensorView& tensor) { return tensor.name == name; });
   return found == tensors.end() ? nullptr : &*found;
 }
 

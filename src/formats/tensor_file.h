@@ -14,9 +14,9 @@
 namespace paritrace {
 
 struct TensorFile {
-  std::string format;                            // "safetensors", "npy", "npz", "gguf"
-  std::vector<TensorView> tensors;               // in the file's order; views into `file`
-  nlohmann::ordered_json metadata;               // the file's own key-value data; {} where it has none
+  std::string format;                                   // "safetensors", "npy", "npz", "gguf"
+  std::vector<TensorView> tensors;                      // in the file's order; views into `file`
+  nlohmann::ordered_json metadata;                      // the file's own key-value data; {} where it has none
   std::vector<std::shared_ptr<const InputFile>> files;  // keeps the bytes alive
 
   // nullptr if there is none of that name.

@@ -17,14 +17,35 @@ namespace {
 // In the order in which a decoder computes them. Where a layer is a mixture, mlp.out is what the mixture and any shared
 // expert give together.
 constexpr std::array<std::string_view, 2> kBefore = {"embed", "embed.norm"};
-constexpr std::array<std::string_view, 29> kInLayer = {
-    "in",
-    "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope", "attn.k_rope", "attn.scores", "attn.probs",
-    "attn.ctx", "attn.ctx_norm", "attn.out", "attn.residual", "attn.post_norm",
-    "mlp.norm", "mlp.gate", "mlp.up", "mlp.act", "mlp.act_norm",
-    "moe.router_logits", "moe.probs", "moe.experts", "moe.weights", "moe.out",
-    "mlp.out", "mlp.residual",
-    "out"};
+constexpr std::array<std::string_view, 29> kInLayer = {"in",
+                                                       "attn.norm",
+                                                       "attn.q",
+                                                       "attn.k",
+                                                       "attn.v",
+                                                       "attn.q_norm",
+                                                       "attn.k_norm",
+                                                       "attn.q_rope",
+                                                       "attn.k_rope",
+                                                       "attn.scores",
+                                                       "attn.probs",
+                                                       "attn.ctx",
+                                                       "attn.ctx_norm",
+                                                       "attn.out",
+                                                       "attn.residual",
+                                                       "attn.post_norm",
+                                                       "mlp.norm",
+                                                       "mlp.gate",
+                                                       "mlp.up",
+                                                       "mlp.act",
+                                                       "mlp.act_norm",
+                                                       "moe.router_logits",
+                                                       "moe.probs",
+                                                       "moe.experts",
+                                                       "moe.weights",
+                                                       "moe.out",
+                                                       "mlp.out",
+                                                       "mlp.residual",
+                                                       "out"};
 constexpr std::array<std::string_view, 3> kAfter = {"final_norm", "logits", "pooled"};
 
 constexpr std::string_view kLayerPrefix = "layers.";
@@ -49,7 +70,8 @@ std::optional<std::int64_t> Place(std::string_view site) {
   std::int64_t layer = 0;
   const auto [end, error] = std::from_chars(site.data(), site.data() + digits, layer);
   // One spelling a layer: no sign, no leading zero.
-  if (error != std::errc{} || end != site.data() + digits || digits > kMaxLayerDigits || site[0] == '-' || (digits > 1 && site[0] == '0')) {
+  if (error != std::errc{} || end != site.data() + digits || digits > kMaxLayerDigits || site[0] == '-' ||
+      (digits > 1 && site[0] == '0')) {
     return std::nullopt;
   }
   if (digits == site.size()) return std::nullopt;
@@ -83,9 +105,12 @@ std::optional<std::string> SiteOf(std::string_view engine, std::string_view name
 }
 
 bool HasRules(std::string_view engine) {
-  return std::any_of(AllRules().begin(), AllRules().end(), [&](const NamingRules& rules) { return rules.IsFor(engine); });
+  return std::any_of(AllRules().begin(), AllRules().end(),
+                     [&](const NamingRules& rules) { return rules.IsFor(engine); });
 }
 
-std::int64_t ExecutionRank(std::string_view site) { return Place(site).value_or(std::numeric_limits<std::int64_t>::max()); }
+std::int64_t ExecutionRank(std::string_view site) {
+  return Place(site).value_or(std::numeric_limits<std::int64_t>::max());
+}
 
 }  // namespace paritrace

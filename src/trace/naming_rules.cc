@@ -92,7 +92,8 @@ Literals FindLiterals(std::string_view pattern) {
 int GroupsAskedFor(const std::string& site) {
   int most = 0;
   for (std::size_t i = 0; i + 2 < site.size(); ++i) {
-    if (site[i] == '{' && site[i + 1] >= '1' && site[i + 1] <= '9' && site[i + 2] == '}') most = std::max(most, site[i + 1] - '0');
+    if (site[i] == '{' && site[i + 1] >= '1' && site[i + 1] <= '9' && site[i + 2] == '}')
+      most = std::max(most, site[i + 1] - '0');
   }
   return most;
 }
@@ -140,7 +141,8 @@ NamingRules NamingRules::Parse(std::string_view text, const std::string& file) {
       throw FormatError(file, LineOf(entry), "a regular expression as pattern", Quoted(pattern));
     }
     if (GroupsAskedFor(rule.site) > static_cast<int>(rule.pattern.mark_count())) {
-      throw FormatError(file, LineOf(entry), fmt::format("at most {} groups in site", rule.pattern.mark_count()), Quoted(rule.site));
+      throw FormatError(file, LineOf(entry), fmt::format("at most {} groups in site", rule.pattern.mark_count()),
+                        Quoted(rule.site));
     }
     rules.rules_.push_back(std::move(rule));
   }
@@ -154,7 +156,8 @@ bool NamingRules::IsFor(std::string_view engine) const {
 std::optional<std::string> NamingRules::Match(const std::string& name) const {
   std::smatch match;
   for (const Rule& rule : rules_) {
-    if (!name.starts_with(rule.prefix) || !name.ends_with(rule.suffix) || !std::regex_match(name, match, rule.pattern)) continue;
+    if (!name.starts_with(rule.prefix) || !name.ends_with(rule.suffix) || !std::regex_match(name, match, rule.pattern))
+      continue;
     std::string site = Fill(rule.site, match);
     if (!IsSite(site)) return std::nullopt;  // a layer number too long to be one
     return site;

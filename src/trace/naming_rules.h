@@ -29,9 +29,10 @@ class NamingRules {
 
  private:
   struct Rule {
-    std::string prefix, suffix;  // literal text that every match begins and ends with: a cheap test before the expensive one
+    std::string prefix,
+        suffix;  // literal text that every match begins and ends with: a cheap test before the expensive one
     std::regex pattern;
-    std::string site;            // with {1}, {2} for the groups
+    std::string site;  // with {1}, {2} for the groups
   };
   struct Cache {
     std::mutex mutex;

@@ -1,6 +1,8 @@
 // The few numbers about a tensor that travel in a trace's index, and stand in for the values where they were not kept.
 #pragma once
 
+#include <string_view>
+
 #include <nlohmann/json.hpp>
 
 #include "core/tensor.h"
@@ -8,8 +10,9 @@
 namespace paritrace {
 
 // {"min","max","mean","rms","nan","inf"}: the first four over the finite values, null where there is none; nan and inf
-// are counts. Sums in double, in the tensor's order.
+// are counts. Sums in double, in the tensor's order. At a layer's `attn.scores`, values at or below -1e30 are masked: they
+// say nothing about the scores, are left out and counted as "masked", infinite ones too.
 // Errors: as of DecodeF64.
-[[nodiscard]] nlohmann::ordered_json TensorStats(const TensorView& tensor);
+[[nodiscard]] nlohmann::ordered_json TensorStats(const TensorView& tensor, std::string_view site = "");
 
 }  // namespace paritrace

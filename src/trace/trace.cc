@@ -37,16 +37,24 @@ std::string SiteFor(const TraceHeader& header, std::string_view name) {
 // Our names, and what torch, NumPy and safetensors call the same types.
 std::optional<DType> ParseAnyDType(std::string_view text) {
   constexpr std::array kOthers = {
-      std::pair{std::string_view("float64"), DType::kF64}, std::pair{std::string_view("float32"), DType::kF32},
-      std::pair{std::string_view("float16"), DType::kF16}, std::pair{std::string_view("bfloat16"), DType::kBF16},
-      std::pair{std::string_view("float8_e4m3fn"), DType::kF8E4M3}, std::pair{std::string_view("float8_e5m2"), DType::kF8E5M2},
-      std::pair{std::string_view("int8"), DType::kI8},     std::pair{std::string_view("int16"), DType::kI16},
-      std::pair{std::string_view("int32"), DType::kI32},   std::pair{std::string_view("int64"), DType::kI64},
-      std::pair{std::string_view("uint8"), DType::kU8},    std::pair{std::string_view("uint16"), DType::kU16},
-      std::pair{std::string_view("uint32"), DType::kU32},  std::pair{std::string_view("uint64"), DType::kU64},
+      std::pair{std::string_view("float64"), DType::kF64},
+      std::pair{std::string_view("float32"), DType::kF32},
+      std::pair{std::string_view("float16"), DType::kF16},
+      std::pair{std::string_view("bfloat16"), DType::kBF16},
+      std::pair{std::string_view("float8_e4m3fn"), DType::kF8E4M3},
+      std::pair{std::string_view("float8_e5m2"), DType::kF8E5M2},
+      std::pair{std::string_view("int8"), DType::kI8},
+      std::pair{std::string_view("int16"), DType::kI16},
+      std::pair{std::string_view("int32"), DType::kI32},
+      std::pair{std::string_view("int64"), DType::kI64},
+      std::pair{std::string_view("uint8"), DType::kU8},
+      std::pair{std::string_view("uint16"), DType::kU16},
+      std::pair{std::string_view("uint32"), DType::kU32},
+      std::pair{std::string_view("uint64"), DType::kU64},
   };
   std::string name(text);
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (name.starts_with("torch.")) name.erase(0, 6);
   if (const auto own = ParseDType(name)) return own;
   for (const auto& [other, dtype] : kOthers) {
@@ -68,9 +76,12 @@ class DirectoryReader {
   Trace Read() {
     Trace trace;
     trace.path = path_;
+    trace.format = "directory";
+    trace.metadata = Json::object();
     const std::string header = (fs::path(path_) / kHeaderFile).string();
     std::error_code ignored;
-    if (!fs::exists(header, ignored)) throw UsageError(fmt::format("{}: is no trace: it has no {}", path_, kHeaderFile));
+    if (!fs::exists(header, ignored))
+      throw UsageError(fmt::format("{}: is no trace: it has no {}", path_, kHeaderFile));
     trace.header = ParseTraceHeader(ParseJson(ReadTextFile(header), header, "header"), header);
     // An open trace may not have come to its first tensor.
     if (!trace.header.complete && !fs::exists(index_, ignored)) return trace;
@@ -125,7 +136,8 @@ class DirectoryReader {
       throw FormatError(index_, place, "a shape that fits in memory", ToString(entry.tensor.shape));
     }
     if (Find(json, "file") != nullptr) {
-      entry.tensor.bytes = FindData(entry.tensor, Text(json, "file", place, true), Text(json, "key", place, true), place, header);
+      entry.tensor.bytes =
+          FindData(entry.tensor, Text(json, "file", place, true), Text(json, "key", place, true), place, header);
     }
     return entry;
   }
@@ -139,15 +151,18 @@ class DirectoryReader {
     const Json* value = Find(json, key);
     if (value == nullptr && !required) return "";
     if (value == nullptr || !value->is_string()) {
-      throw FormatError(index_, place, fmt::format("a string as \"{}\"", key), value == nullptr ? "no such key" : Describe(*value));
+      throw FormatError(index_, place, fmt::format("a string as \"{}\"", key),
+                        value == nullptr ? "no such key" : Describe(*value));
     }
     return value->get<std::string>();
   }
 
   std::int64_t Integer(const Json& json, const char* key, const std::string& place, std::int64_t most) const {
     const Json* value = Find(json, key);
-    if (value == nullptr || !value->is_number_unsigned() || value->get<std::uint64_t>() > static_cast<std::uint64_t>(most)) {
-      throw FormatError(index_, place, fmt::format("a count as \"{}\"", key), value == nullptr ? "no such key" : Describe(*value));
+    if (value == nullptr || !value->is_number_unsigned() ||
+        value->get<std::uint64_t>() > static_cast<std::uint64_t>(most)) {
+      throw FormatError(index_, place, fmt::format("a count as \"{}\"", key),
+                        value == nullptr ? "no such key" : Describe(*value));
     }
     return value->get<std::int64_t>();
   }
@@ -166,7 +181,8 @@ class DirectoryReader {
     }
     Shape shape;
     for (const Json& axis : *value) {
-      if (!axis.is_number_unsigned() || axis.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+      if (!axis.is_number_unsigned() ||
+          axis.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
         throw FormatError(index_, place, "sizes in \"shape\"", Describe(axis));
       }
       shape.push_back(axis.get<std::int64_t>());
@@ -174,8 +190,8 @@ class DirectoryReader {
     return shape;
   }
 
-  std::span<const std::byte> FindData(const TensorView& tensor, const std::string& file, const std::string& key, const std::string& place,
-                                      const TraceHeader& header) {
+  std::span<const std::byte> FindData(const TensorView& tensor, const std::string& file, const std::string& key,
+                                      const std::string& place, const TraceHeader& header) {
     const Shard& shard = OpenShard(file, place, header);
     const auto found = shard.tensors.find(key);
     if (found == shard.tensors.end()) {
@@ -183,7 +199,8 @@ class DirectoryReader {
     }
     const TensorView& stored = *found->second;
     if (stored.dtype != tensor.dtype || stored.shape != tensor.shape) {
-      throw FormatError(index_, place, fmt::format("{} {} as in {}", Name(stored.dtype), ToString(stored.shape), Quoted(file)),
+      throw FormatError(index_, place,
+                        fmt::format("{} {} as in {}", Name(stored.dtype), ToString(stored.shape), Quoted(file)),
                         fmt::format("{} {}", Name(tensor.dtype), ToString(tensor.shape)));
     }
     return stored.bytes;
@@ -211,7 +228,8 @@ class DirectoryReader {
     const fs::path root = fs::canonical(path_, error);
     const fs::path target = leaves || error ? fs::path() : fs::canonical(fs::path(path_) / relative, error);
     if (leaves) throw FormatError(index_, place, "a file inside the trace", Quoted(name));
-    if (error) throw FormatError(index_, place, fmt::format("the file {} inside the trace", Quoted(name)), error.message());
+    if (error)
+      throw FormatError(index_, place, fmt::format("the file {} inside the trace", Quoted(name)), error.message());
     if (std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first != root.end()) {
       throw FormatError(index_, place, "a file inside the trace", fmt::format("{}, a link out of it", Quoted(name)));
     }
@@ -227,7 +245,8 @@ std::pair<int, std::string> SplitKey(const std::string& key) {
   constexpr std::size_t kMaxDigits = 9;
   const std::size_t slash = key.find('/');
   const bool numbered = slash != std::string::npos && slash > 0 && slash <= kMaxDigits && slash + 1 < key.size() &&
-                        std::all_of(key.begin(), key.begin() + static_cast<std::ptrdiff_t>(slash), [](char c) { return c >= '0' && c <= '9'; });
+                        std::all_of(key.begin(), key.begin() + static_cast<std::ptrdiff_t>(slash),
+                                    [](char c) { return c >= '0' && c <= '9'; });
   if (!numbered) return {0, key};
   return {std::stoi(key.substr(0, slash)), key.substr(slash + 1)};
 }
@@ -242,7 +261,8 @@ TraceHeader HeaderOf(const TensorFile& file, const std::string& path) {
 TensorFile ReadSingleFile(const std::string& path) {
   const auto file = MapFile(path);
   // Only the header inside tells whether the file is still being written.
-  if (auto open = TryReadSafetensors(file, {.allow_trailing_bytes = true}); open && !HeaderOf(*open, path).complete) return *std::move(open);
+  if (auto open = TryReadSafetensors(file, {.allow_trailing_bytes = true}); open && !HeaderOf(*open, path).complete)
+    return *std::move(open);
   return ReadTensorFile(file);
 }
 
@@ -251,7 +271,9 @@ Trace OpenSingleFile(const std::string& path) {
   Trace trace;
   trace.path = path;
   trace.has_order = false;
+  trace.format = file.format;
   trace.header = HeaderOf(file, path);
+  trace.metadata = std::move(file.metadata);
   trace.files = std::move(file.files);
   for (TensorView& tensor : file.tensors) {
     TraceEntry entry;

@@ -23,11 +23,11 @@ struct TraceStep {
 struct TraceHeader {
   std::string engine_name, engine_version;
   std::string model_name, model_architecture, model_file;
-  std::string arithmetic;                           // "" where the engine does not say
-  std::vector<std::vector<std::int64_t>> tokens;    // one list a sequence, decode steps included; empty: unknown
-  std::vector<TraceStep> steps;                     // empty: unknown
-  bool complete = true;                             // "status" is not "open"
-  nlohmann::ordered_json raw;                       // as it stands in the file, unknown keys included; {} if there is none
+  std::string arithmetic;                         // "" where the engine does not say
+  std::vector<std::vector<std::int64_t>> tokens;  // one list a sequence, decode steps included; empty: unknown
+  std::vector<TraceStep> steps;                   // empty: unknown
+  bool complete = true;                           // "status" is not "open"
+  nlohmann::ordered_json raw;  // as it stands in the file, unknown keys included; {} if there is none
 };
 
 struct TraceEntry {
@@ -44,7 +44,9 @@ struct TraceEntry {
 
 struct Trace {
   std::string path;
+  std::string format;  // "directory", or the single file's: "safetensors", "npz", "gguf", …
   TraceHeader header;
+  nlohmann::ordered_json metadata;  // a single file's own key-value data, our header included; {} for a directory
   std::vector<TraceEntry> entries;  // in order of execution where the trace knows it, else by step and ExecutionRank
   bool has_order = true;            // false for a single file: order comes from the graph
   std::vector<std::shared_ptr<const InputFile>> files;

@@ -61,7 +61,8 @@ class Reader {
     return value->get<std::string>();
   }
 
-  [[nodiscard]] std::int64_t Integer(const Json& value, std::string_view place, std::int64_t least, std::int64_t most) const {
+  [[nodiscard]] std::int64_t Integer(const Json& value, std::string_view place, std::int64_t least,
+                                     std::int64_t most) const {
     const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(most)
                                                  : value.is_number_integer() && value.get<std::int64_t>() <= most;
     if (!fits || value.get<std::int64_t>() < least) Fail(place, fmt::format("an integer from {}", least), value);

@@ -28,7 +28,9 @@ constexpr std::string_view kSingleFileEnding = ".safetensors";
 constexpr std::uint64_t kShardBytes = 1ull << 30;    // then a new file begins
 constexpr std::uint64_t kHeaderBytes = 64ull << 10;  // room for about 500 tensors
 
-std::string Dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
+std::string Dump(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
 
 // The text as JSON can hold it, so that the same name stands in the index, in the header and in error messages.
 std::string ValidUtf8(std::string_view text) { return Json::parse(Dump(std::string(text))).get<std::string>(); }
@@ -46,7 +48,8 @@ class Sink {
 
 class DirectorySink final : public Sink {
  public:
-  DirectorySink(const std::string& path, bool overwrite, bool keep_values, const Json& header) : path_(path), keep_values_(keep_values) {
+  DirectorySink(const std::string& path, bool overwrite, bool keep_values, const Json& header)
+      : path_(path), keep_values_(keep_values) {
     const bool replaced = CheckReplaceable(overwrite);
     std::error_code error;
     fs::create_directories(path_, error);
@@ -69,17 +72,21 @@ class DirectorySink final : public Sink {
     index_->Append(Dump(index) + "\n");
   }
 
-  void WriteHeader(const Json& header) override { WriteFileAtomically((path_ / kHeaderFile).string(), Dump(header, 2) + "\n"); }
+  void WriteHeader(const Json& header) override {
+    WriteFileAtomically((path_ / kHeaderFile).string(), Dump(header, 2) + "\n");
+  }
 
  private:
   // True if a trace is there and may go.
   [[nodiscard]] bool CheckReplaceable(bool overwrite) const {
     std::error_code error;
     if (!fs::exists(fs::symlink_status(path_, error))) return false;
-    if (!fs::is_directory(path_, error)) throw UsageError(fmt::format("{}: exists and is no directory", path_.string()));
+    if (!fs::is_directory(path_, error))
+      throw UsageError(fmt::format("{}: exists and is no directory", path_.string()));
     if (fs::is_empty(path_, error) && !error) return false;
     if (!IsTrace()) throw UsageError(fmt::format("{}: exists and is no trace; choose another name", path_.string()));
-    if (!overwrite) throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path_.string()));
+    if (!overwrite)
+      throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path_.string()));
     return true;
   }
 
@@ -127,7 +134,9 @@ class SingleFileSink final : public Sink {
     WriteHeader(header);
   }
   void Record(const TensorView& tensor, Json) override { stream_->Append(tensor); }
-  void WriteHeader(const Json& header) override { stream_->SetMetadata({{std::string(kHeaderMetadataKey), Dump(header)}}); }
+  void WriteHeader(const Json& header) override {
+    stream_->SetMetadata({{std::string(kHeaderMetadataKey), Dump(header)}});
+  }
 
  private:
   // A model's weights are a .safetensors file, too: only what carries our header may go.
@@ -135,7 +144,8 @@ class SingleFileSink final : public Sink {
     std::error_code error;
     if (!fs::exists(fs::symlink_status(path, error))) return;
     if (!IsTrace(path)) throw UsageError(fmt::format("{}: exists and is no trace of ours; choose another name", path));
-    if (!overwrite) throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path));
+    if (!overwrite)
+      throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path));
   }
 
   static bool IsTrace(const std::string& path) {
@@ -159,7 +169,8 @@ std::unique_ptr<Sink> MakeSink(const std::string& path, const Json& header, Trac
     return std::make_unique<DirectorySink>(path, overwrite, mode == TraceWriter::Mode::kFull, header);
   }
   if (mode != TraceWriter::Mode::kFull) {
-    throw UsageError(fmt::format("{}: a trace without values has to be a directory: leave out {}", path, kSingleFileEnding));
+    throw UsageError(
+        fmt::format("{}: a trace without values has to be a directory: leave out {}", path, kSingleFileEnding));
   }
   return std::make_unique<SingleFileSink>(path, overwrite, header);
 }
@@ -198,7 +209,8 @@ TraceWriter::~TraceWriter() = default;
 void TraceWriter::Record(int step, std::string_view name, std::string_view site, const TensorView& tensor) {
   if (state_->closed) throw InternalError("Record on a closed trace");
   if (ByteCount(tensor.shape, tensor.dtype) != static_cast<std::int64_t>(tensor.bytes.size())) {
-    throw InternalError(fmt::format("tensor {}: {} bytes are not {} {}", Quoted(name), tensor.bytes.size(), Name(tensor.dtype), ToString(tensor.shape)));
+    throw InternalError(fmt::format("tensor {}: {} bytes are not {} {}", Quoted(name), tensor.bytes.size(),
+                                    Name(tensor.dtype), ToString(tensor.shape)));
   }
   const std::string valid_name = ValidUtf8(name);
   TensorView keyed = tensor;
@@ -208,7 +220,7 @@ void TraceWriter::Record(int step, std::string_view name, std::string_view site,
   index["shape"] = tensor.shape;
   index["dtype"] = Name(tensor.dtype);
   index["hash"] = HashBytes(tensor.bytes);
-  index["stats"] = TensorStats(tensor);
+  index["stats"] = TensorStats(tensor, site);
   state_->sink->Record(keyed, std::move(index));
   ++state_->seq;
 }

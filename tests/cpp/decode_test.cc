@@ -64,18 +64,18 @@ TEST_P(RoundingTest, HalfAndBFloat) {
   EXPECT_EQ(FloatToHalf(GetParam().value), GetParam().half);
   EXPECT_EQ(FloatToBFloat(GetParam().value), GetParam().bfloat);
 }
-INSTANTIATE_TEST_SUITE_P(Table, RoundingTest, ::testing::Values(
-    RoundingCase{"HalfOverflowsHalfwayUp", 65520.0f, 0x7c00, 0x4780},
-    RoundingCase{"HalfLargest", std::nextafter(65520.0f, 0.0f), 0x7bff, 0x4780},
-    RoundingCase{"HalfSmallestTie", 0x1p-25f, 0x0000, 0x3300},
-    RoundingCase{"AboveHalfSmallestTie", 0x1.000002p-25f, 0x0001, 0x3300},
-    RoundingCase{"FloatMax", std::numeric_limits<float>::max(), 0x7c00, 0x7f80},
-    RoundingCase{"NegativeInfinity", -kInf, 0xfc00, 0xff80},
-    RoundingCase{"NegativeZero", -0.0f, 0x8000, 0x8000},
-    RoundingCase{"SubnormalFloat", 0x1p-149f, 0x0000, 0x0000},
-    RoundingCase{"BFloatTieToEven", 0x1.01p0f, 0x3c04, 0x3f80},
-    RoundingCase{"BFloatTieToOddNeighbourUp", 0x1.03p0f, 0x3c0c, 0x3f82}),
-    [](const auto& row) { return row.param.name; });
+INSTANTIATE_TEST_SUITE_P(Table, RoundingTest,
+                         ::testing::Values(RoundingCase{"HalfOverflowsHalfwayUp", 65520.0f, 0x7c00, 0x4780},
+                                           RoundingCase{"HalfLargest", std::nextafter(65520.0f, 0.0f), 0x7bff, 0x4780},
+                                           RoundingCase{"HalfSmallestTie", 0x1p-25f, 0x0000, 0x3300},
+                                           RoundingCase{"AboveHalfSmallestTie", 0x1.000002p-25f, 0x0001, 0x3300},
+                                           RoundingCase{"FloatMax", std::numeric_limits<float>::max(), 0x7c00, 0x7f80},
+                                           RoundingCase{"NegativeInfinity", -kInf, 0xfc00, 0xff80},
+                                           RoundingCase{"NegativeZero", -0.0f, 0x8000, 0x8000},
+                                           RoundingCase{"SubnormalFloat", 0x1p-149f, 0x0000, 0x0000},
+                                           RoundingCase{"BFloatTieToEven", 0x1.01p0f, 0x3c04, 0x3f80},
+                                           RoundingCase{"BFloatTieToOddNeighbourUp", 0x1.03p0f, 0x3c0c, 0x3f82}),
+                         [](const auto& row) { return row.param.name; });
 
 // A NaN whose payload lies only in the bits that are cut off must not become infinity.
 TEST(BFloat, NaNStaysNaN) {
@@ -118,23 +118,31 @@ TEST_P(ScalarTest, DecodesToTheValues) {
   DecodeF32(tensor, 0, count, floats.data());
   for (std::size_t i = 0; i < floats.size(); ++i) EXPECT_EQ(floats[i], static_cast<float>(row.values[i])) << i;
 }
-INSTANTIATE_TEST_SUITE_P(Table, ScalarTest, ::testing::Values(
-    ScalarCase{"F64KeepsAllDigits", DType::kF64, BytesOf<double>({1.0 / 3, -1e300}), {1.0 / 3, -1e300}},
-    ScalarCase{"F32", DType::kF32, BytesOf<float>({0.1f, -kInf}), {static_cast<double>(0.1f), -kInf}},
-    ScalarCase{"BF16", DType::kBF16, BytesOf<std::uint16_t>({0x3f80, 0xc000, 0x0001}), {1, -2, 0x1p-133}},
-    ScalarCase{"F8E4M3", DType::kF8E4M3, BytesOf<std::uint8_t>({0x38, 0x7e, 0x01, 0x88, 0xfe, 0x07}),
-               {1, 448, 0x1p-9, -0x1p-6, -448, 7 * 0x1p-9}},
-    ScalarCase{"F8E5M2", DType::kF8E5M2, BytesOf<std::uint8_t>({0x3c, 0x7b, 0x01, 0xfc}), {1, 57344, 0x1p-16, -kInf}},
-    ScalarCase{"I8", DType::kI8, BytesOf<std::int8_t>({-128, 127}), {-128, 127}},
-    ScalarCase{"I16", DType::kI16, BytesOf<std::int16_t>({-32768, 5}), {-32768, 5}},
-    ScalarCase{"I32", DType::kI32, BytesOf<std::int32_t>({std::numeric_limits<std::int32_t>::min(), 7}), {-2147483648.0, 7}},
-    ScalarCase{"I64", DType::kI64, BytesOf<std::int64_t>({-(1ll << 53), 9}), {-9007199254740992.0, 9}},
-    ScalarCase{"U8", DType::kU8, BytesOf<std::uint8_t>({255}), {255}},
-    ScalarCase{"U16", DType::kU16, BytesOf<std::uint16_t>({65535}), {65535}},
-    ScalarCase{"U32", DType::kU32, BytesOf<std::uint32_t>({4294967295u}), {4294967295.0}},
-    ScalarCase{"U64", DType::kU64, BytesOf<std::uint64_t>({1ull << 63}), {0x1p63}},
-    ScalarCase{"BoolIsAnythingButZero", DType::kBool, BytesOf<std::uint8_t>({0, 1, 2}), {0, 1, 1}},
-    ScalarCase{"Empty", DType::kF16, {}, {}}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, ScalarTest,
+    ::testing::Values(
+        ScalarCase{"F64KeepsAllDigits", DType::kF64, BytesOf<double>({1.0 / 3, -1e300}), {1.0 / 3, -1e300}},
+        ScalarCase{"F32", DType::kF32, BytesOf<float>({0.1f, -kInf}), {static_cast<double>(0.1f), -kInf}},
+        ScalarCase{"BF16", DType::kBF16, BytesOf<std::uint16_t>({0x3f80, 0xc000, 0x0001}), {1, -2, 0x1p-133}},
+        ScalarCase{"F8E4M3",
+                   DType::kF8E4M3,
+                   BytesOf<std::uint8_t>({0x38, 0x7e, 0x01, 0x88, 0xfe, 0x07}),
+                   {1, 448, 0x1p-9, -0x1p-6, -448, 7 * 0x1p-9}},
+        ScalarCase{
+            "F8E5M2", DType::kF8E5M2, BytesOf<std::uint8_t>({0x3c, 0x7b, 0x01, 0xfc}), {1, 57344, 0x1p-16, -kInf}},
+        ScalarCase{"I8", DType::kI8, BytesOf<std::int8_t>({-128, 127}), {-128, 127}},
+        ScalarCase{"I16", DType::kI16, BytesOf<std::int16_t>({-32768, 5}), {-32768, 5}},
+        ScalarCase{"I32",
+                   DType::kI32,
+                   BytesOf<std::int32_t>({std::numeric_limits<std::int32_t>::min(), 7}),
+                   {-2147483648.0, 7}},
+        ScalarCase{"I64", DType::kI64, BytesOf<std::int64_t>({-(1ll << 53), 9}), {-9007199254740992.0, 9}},
+        ScalarCase{"U8", DType::kU8, BytesOf<std::uint8_t>({255}), {255}},
+        ScalarCase{"U16", DType::kU16, BytesOf<std::uint16_t>({65535}), {65535}},
+        ScalarCase{"U32", DType::kU32, BytesOf<std::uint32_t>({4294967295u}), {4294967295.0}},
+        ScalarCase{"U64", DType::kU64, BytesOf<std::uint64_t>({1ull << 63}), {0x1p63}},
+        ScalarCase{"BoolIsAnythingButZero", DType::kBool, BytesOf<std::uint8_t>({0, 1, 2}), {0, 1, 1}},
+        ScalarCase{"Empty", DType::kF16, {}, {}}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Decode, E4M3HasNaNAndNoInfinity) {
@@ -187,11 +195,11 @@ TEST(Decode, I2_SHasItsScaleAtTheEnd) {
 }
 
 constexpr std::array kDecodable = {
-    DType::kF64,  DType::kF32,  DType::kF16,  DType::kBF16,  DType::kF8E4M3, DType::kF8E5M2, DType::kI8,    DType::kI16,
-    DType::kI32,  DType::kI64,  DType::kU8,   DType::kU16,   DType::kU32,    DType::kU64,    DType::kBool,  DType::kQ4_0,
-    DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,  DType::kQ2_K,   DType::kQ3_K,   DType::kQ4_K,  DType::kQ5_K,
-    DType::kQ6_K, DType::kQ8_K, DType::kTQ1_0, DType::kTQ2_0, DType::kMXFP4, DType::kNVFP4,  DType::kIQ4_NL, DType::kIQ4_XS,
-    DType::kI2_S, DType::kQ8_1, DType::kQ1_0};
+    DType::kF64,   DType::kF32,   DType::kF16,    DType::kBF16,   DType::kF8E4M3, DType::kF8E5M2, DType::kI8,
+    DType::kI16,   DType::kI32,   DType::kI64,    DType::kU8,     DType::kU16,    DType::kU32,    DType::kU64,
+    DType::kBool,  DType::kQ4_0,  DType::kQ4_1,   DType::kQ5_0,   DType::kQ5_1,   DType::kQ8_0,   DType::kQ2_K,
+    DType::kQ3_K,  DType::kQ4_K,  DType::kQ5_K,   DType::kQ6_K,   DType::kQ8_K,   DType::kTQ1_0,  DType::kTQ2_0,
+    DType::kMXFP4, DType::kNVFP4, DType::kIQ4_NL, DType::kIQ4_XS, DType::kI2_S,   DType::kQ8_1,   DType::kQ1_0};
 
 // Every dtype x target x length around the vector width x misaligned start: same bits as the baseline loop.
 TEST(Decode, AllTargetsLengthsAndAlignmentsAgree) {
@@ -220,7 +228,8 @@ TEST(Decode, AllTargetsLengthsAndAlignmentsAgree) {
             if (std::isnan(baseline[i])) {
               ASSERT_TRUE(std::isnan(other[i]) && std::isnan(wide[i])) << Name(dtype) << i;
             } else {
-              ASSERT_EQ(std::bit_cast<std::uint32_t>(other[i]), std::bit_cast<std::uint32_t>(baseline[i])) << Name(dtype) << i;
+              ASSERT_EQ(std::bit_cast<std::uint32_t>(other[i]), std::bit_cast<std::uint32_t>(baseline[i]))
+                  << Name(dtype) << i;
               ASSERT_EQ(static_cast<float>(wide[i]), baseline[i]) << Name(dtype) << i;
             }
           }
@@ -258,7 +267,8 @@ TEST(Decode, RefusesWhatItCannotDo) {
   const TensorView four{"t", DType::kF32, {4}, std::span(bytes).first(16)};
   EXPECT_THAT(MessageOf<InternalError>(four, 2, 3), ::testing::HasSubstr("values [2, 2 + 3) of \"t\", which has 4"));
   EXPECT_THAT(MessageOf<InternalError>(four, -1, 1), ::testing::HasSubstr("values [-1"));
-  EXPECT_THAT(MessageOf<InternalError>({"t", DType::kF32, {5}, four.bytes}, 0, 1), ::testing::HasSubstr("with 16 bytes"));
+  EXPECT_THAT(MessageOf<InternalError>({"t", DType::kF32, {5}, four.bytes}, 0, 1),
+              ::testing::HasSubstr("with 16 bytes"));
   EXPECT_THAT(MessageOf<InternalError>({"t", DType::kQ8_0, {64}, std::span(bytes).first(68)}, 16, 32),
               ::testing::HasSubstr("cut a block"));
 }

@@ -62,7 +62,13 @@ inline std::string SafetensorsBytes(std::string_view header, std::size_t data_by
 
 // A version 1.0 file around `header`, a Python dict.
 inline std::string NpyBytes(std::string_view header, std::string_view data) {
-  return Bytes().Text("\x93NUMPY").Text(std::string_view("\x01\x00", 2)).U16(header.size()).Text(header).Text(data).str();
+  return Bytes()
+      .Text("\x93NUMPY")
+      .Text(std::string_view("\x01\x00", 2))
+      .U16(header.size())
+      .Text(header)
+      .Text(data)
+      .str();
 }
 
 template <typename T>
@@ -86,7 +92,8 @@ class GgufBuilder {
     return *this;
   }
   // `dims` as in the file: innermost first.
-  GgufBuilder& Tensor(std::string_view name, const std::vector<std::uint64_t>& dims, std::uint32_t type, std::uint64_t offset) {
+  GgufBuilder& Tensor(std::string_view name, const std::vector<std::uint64_t>& dims, std::uint32_t type,
+                      std::uint64_t offset) {
     if (!claimed_tensors_) ++tensor_count_;
     infos_.U64(name.size()).Text(name).U32(dims.size());
     for (const std::uint64_t dim : dims) infos_.U64(dim);

@@ -32,22 +32,23 @@ TEST_P(MalformedJson, IsRefusedWithItsPlace) {
   EXPECT_THAT(message, HasSubstr(GetParam().message));
   EXPECT_EQ(message.find('\n'), std::string::npos) << "one line";
 }
-INSTANTIATE_TEST_SUITE_P(Table, MalformedJson, ::testing::Values(
-    JsonCase{"Empty", "", "valid JSON"},
-    JsonCase{"TextAfterTheValue", "{} {}", "at its byte 4"},
-    JsonCase{"Cut", R"({"a":[1,)", "at its byte 9"},
-    JsonCase{"NaN", R"({"a":NaN})", "valid JSON"},
-    JsonCase{"NumberTooLarge", "1e999", "valid JSON"},
-    JsonCase{"InvalidUtf8", "\"\xff\"", "valid JSON, found \"\\\"\\xff\""},
-    JsonCase{"NewlineInToken", "\"a\nb\"", "<U+000A>"},
-    JsonCase{"KeyTwice", R"({"a":1,"b":{"a":1},"a":2})", "each key once, found \"a\" twice"},
-    // Deep enough to overflow the stack of a parser or destructor that recurses.
-    JsonCase{"DeepArrays", std::string(100'000, '['), "at most 64 levels deep"},
-    JsonCase{"DeepObjects", [] {
-               std::string text;
-               for (int i = 0; i < 100'000; ++i) text += "{\"a\":";
-               return text;
-             }(), "at most 64 levels deep"}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, MalformedJson,
+    ::testing::Values(JsonCase{"Empty", "", "valid JSON"}, JsonCase{"TextAfterTheValue", "{} {}", "at its byte 4"},
+                      JsonCase{"Cut", R"({"a":[1,)", "at its byte 9"}, JsonCase{"NaN", R"({"a":NaN})", "valid JSON"},
+                      JsonCase{"NumberTooLarge", "1e999", "valid JSON"},
+                      JsonCase{"InvalidUtf8", "\"\xff\"", "valid JSON, found \"\\\"\\xff\""},
+                      JsonCase{"NewlineInToken", "\"a\nb\"", "<U+000A>"},
+                      JsonCase{"KeyTwice", R"({"a":1,"b":{"a":1},"a":2})", "each key once, found \"a\" twice"},
+                      // Deep enough to overflow the stack of a parser or destructor that recurses.
+                      JsonCase{"DeepArrays", std::string(100'000, '['), "at most 64 levels deep"},
+                      JsonCase{"DeepObjects",
+                               [] {
+                                 std::string text;
+                                 for (int i = 0; i < 100'000; ++i) text += "{\"a\":";
+                                 return text;
+                               }(),
+                               "at most 64 levels deep"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(ParseJson, ManyKeysTakeLinearTime) {

@@ -18,29 +18,78 @@ using ::testing::HasSubstr;
 
 TEST(IsSite, AcceptsEveryNameOfTheContractAndNoOther) {
   for (const char* site : {"embed", "embed.norm", "final_norm", "logits", "pooled"}) EXPECT_TRUE(IsSite(site)) << site;
-  for (const char* part : {"in", "out", "attn.norm", "attn.post_norm", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope",
-                           "attn.k_rope", "attn.scores", "attn.probs", "attn.ctx", "attn.ctx_norm", "attn.out", "attn.residual", "mlp.norm",
-                           "mlp.gate", "mlp.up", "mlp.act", "mlp.act_norm", "mlp.out", "mlp.residual", "moe.router_logits", "moe.probs",
-                           "moe.experts", "moe.weights", "moe.out"}) {
+  for (const char* part : {"in",          "out",           "attn.norm",   "attn.post_norm", "attn.q",
+                           "attn.k",      "attn.v",        "attn.q_norm", "attn.k_norm",    "attn.q_rope",
+                           "attn.k_rope", "attn.scores",   "attn.probs",  "attn.ctx",       "attn.ctx_norm",
+                           "attn.out",    "attn.residual", "mlp.norm",    "mlp.gate",       "mlp.up",
+                           "mlp.act",     "mlp.act_norm",  "mlp.out",     "mlp.residual",   "moe.router_logits",
+                           "moe.probs",   "moe.experts",   "moe.weights", "moe.out"}) {
     EXPECT_TRUE(IsSite(std::string("layers.0.") + part)) << part;
     EXPECT_TRUE(IsSite(std::string("layers.127.") + part)) << part;
     EXPECT_FALSE(IsSite(part)) << part;
   }
-  for (const char* other : {"", "embed.", "Embed", "layers", "layers.", "layers.0", "layers.0.", "layers..in", "layers.x.in", "layers.-1.in",
-                            "layers.+1.in", "layers.01.in", "layers.00.in", "layers. 1.in", "layers.1.in ", "layers.1.in.", "layers.1.attn",
-                            "layers.1.attn.w", "layers.1234567.in", "layers.99999999999999999999.in", "model.layers.0.in", "logits#2", "0/logits"}) {
+  for (const char* other : {"",
+                            "embed.",
+                            "Embed",
+                            "layers",
+                            "layers.",
+                            "layers.0",
+                            "layers.0.",
+                            "layers..in",
+                            "layers.x.in",
+                            "layers.-1.in",
+                            "layers.+1.in",
+                            "layers.01.in",
+                            "layers.00.in",
+                            "layers. 1.in",
+                            "layers.1.in ",
+                            "layers.1.in.",
+                            "layers.1.attn",
+                            "layers.1.attn.w",
+                            "layers.1234567.in",
+                            "layers.99999999999999999999.in",
+                            "model.layers.0.in",
+                            "logits#2",
+                            "0/logits"}) {
     EXPECT_FALSE(IsSite(other)) << other;
   }
 }
 
 TEST(ExecutionRank, FollowsADecoder) {
-  const std::vector<std::string> order = {
-      "embed", "embed.norm", "layers.0.in", "layers.0.attn.norm", "layers.0.attn.q", "layers.0.attn.k", "layers.0.attn.v", "layers.0.attn.q_norm",
-      "layers.0.attn.q_rope", "layers.0.attn.scores", "layers.0.attn.probs", "layers.0.attn.ctx", "layers.0.attn.out", "layers.0.attn.residual",
-      "layers.0.attn.post_norm", "layers.0.mlp.norm", "layers.0.mlp.gate", "layers.0.mlp.act", "layers.0.mlp.out", "layers.0.mlp.residual",
-      "layers.0.out", "layers.1.in", "layers.1.moe.router_logits", "layers.1.moe.out", "layers.1.mlp.out", "layers.1.out", "layers.10.in",
-      "layers.999999.out", "final_norm", "logits", "pooled", "what is this"};
-  for (std::size_t i = 1; i < order.size(); ++i) EXPECT_LT(ExecutionRank(order[i - 1]), ExecutionRank(order[i])) << order[i];
+  const std::vector<std::string> order = {"embed",
+                                          "embed.norm",
+                                          "layers.0.in",
+                                          "layers.0.attn.norm",
+                                          "layers.0.attn.q",
+                                          "layers.0.attn.k",
+                                          "layers.0.attn.v",
+                                          "layers.0.attn.q_norm",
+                                          "layers.0.attn.q_rope",
+                                          "layers.0.attn.scores",
+                                          "layers.0.attn.probs",
+                                          "layers.0.attn.ctx",
+                                          "layers.0.attn.out",
+                                          "layers.0.attn.residual",
+                                          "layers.0.attn.post_norm",
+                                          "layers.0.mlp.norm",
+                                          "layers.0.mlp.gate",
+                                          "layers.0.mlp.act",
+                                          "layers.0.mlp.out",
+                                          "layers.0.mlp.residual",
+                                          "layers.0.out",
+                                          "layers.1.in",
+                                          "layers.1.moe.router_logits",
+                                          "layers.1.moe.out",
+                                          "layers.1.mlp.out",
+                                          "layers.1.out",
+                                          "layers.10.in",
+                                          "layers.999999.out",
+                                          "final_norm",
+                                          "logits",
+                                          "pooled",
+                                          "what is this"};
+  for (std::size_t i = 1; i < order.size(); ++i)
+    EXPECT_LT(ExecutionRank(order[i - 1]), ExecutionRank(order[i])) << order[i];
   EXPECT_EQ(ExecutionRank(""), std::numeric_limits<std::int64_t>::max());
 }
 
@@ -73,16 +122,24 @@ struct RuleCase {
 class ToyRules : public ::testing::TestWithParam<RuleCase> {};
 TEST_P(ToyRules, MapsTheName) {
   const NamingRules rules = NamingRules::Parse(kRules, "toy.toml");
-  for (int again = 0; again < 2; ++again) EXPECT_EQ(rules.SiteOf(GetParam().input), GetParam().site) << "the second time from memory";
+  for (int again = 0; again < 2; ++again)
+    EXPECT_EQ(rules.SiteOf(GetParam().input), GetParam().site) << "the second time from memory";
 }
-INSTANTIATE_TEST_SUITE_P(Table, ToyRules, ::testing::Values(
-    RuleCase{"Groups", "blocks.12.attn.k_proj", "layers.12.attn.k"}, RuleCase{"OptionalEnd", "blocks.0.self.v", "layers.0.attn.v"},
-    RuleCase{"FirstRuleWins", "blocks.3.special", "layers.3.attn.norm"}, RuleCase{"WholeNameOnly", "model.blocks.3.special", std::nullopt},
-    RuleCase{"NothingBehind", "blocks.3.special#2", std::nullopt}, RuleCase{"LayerThatIsNone", "blocks.007.special", std::nullopt},
-    RuleCase{"AlternationAtTheTop", "embeddings", "embed"}, RuleCase{"ClassAndCount", "Head--out", "logits"}, RuleCase{"ClassAndCountOnce", "head-out", "logits"},
-    // What looks like literal text at the ends may be optional.
-    RuleCase{"OptionalLiterals", "yw", "final_norm"}, RuleCase{"RepeatedLiterals", "xxyyzw", "final_norm"}, RuleCase{"Empty", "", std::nullopt},
-    RuleCase{"VeryLong", "blocks." + std::string(1'000'000, '1') + ".special", std::nullopt}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, ToyRules,
+    ::testing::Values(RuleCase{"Groups", "blocks.12.attn.k_proj", "layers.12.attn.k"},
+                      RuleCase{"OptionalEnd", "blocks.0.self.v", "layers.0.attn.v"},
+                      RuleCase{"FirstRuleWins", "blocks.3.special", "layers.3.attn.norm"},
+                      RuleCase{"WholeNameOnly", "model.blocks.3.special", std::nullopt},
+                      RuleCase{"NothingBehind", "blocks.3.special#2", std::nullopt},
+                      RuleCase{"LayerThatIsNone", "blocks.007.special", std::nullopt},
+                      RuleCase{"AlternationAtTheTop", "embeddings", "embed"},
+                      RuleCase{"ClassAndCount", "Head--out", "logits"},
+                      RuleCase{"ClassAndCountOnce", "head-out", "logits"},
+                      // What looks like literal text at the ends may be optional.
+                      RuleCase{"OptionalLiterals", "yw", "final_norm"},
+                      RuleCase{"RepeatedLiterals", "xxyyzw", "final_norm"}, RuleCase{"Empty", "", std::nullopt},
+                      RuleCase{"VeryLong", "blocks." + std::string(1'000'000, '1') + ".special", std::nullopt}),
     [](const auto& row) { return row.param.name; });
 
 TEST(NamingRules, KnowTheirEngine) {
@@ -99,15 +156,20 @@ struct MalformedCase {
 };
 class MalformedRules : public ::testing::TestWithParam<MalformedCase> {};
 TEST_P(MalformedRules, AreRefusedWithTheLine) {
-  EXPECT_THAT(testing::FormatErrorOf([] { return NamingRules::Parse(GetParam().text, "toy.toml"); }), HasSubstr(GetParam().message));
+  EXPECT_THAT(testing::FormatErrorOf([] { return NamingRules::Parse(GetParam().text, "toy.toml"); }),
+              HasSubstr(GetParam().message));
 }
-INSTANTIATE_TEST_SUITE_P(Table, MalformedRules, ::testing::Values(
-    MalformedCase{"NotToml", "engine = \n", "toy.toml: line 1: expected valid TOML"},
-    MalformedCase{"NoEngine", "[[rule]]\npattern='a'\nsite='b'", "engine = \"…\""},
-    MalformedCase{"NoRules", "engine = 'x'", "toy.toml: rule: expected [[rule]] tables, found none"},
-    MalformedCase{"NoSite", "engine = 'x'\n[[rule]]\npattern = 'a'", "line 2: expected site = \"…\""},
-    MalformedCase{"NoRegex", "engine = 'x'\n[[rule]]\npattern = '(a'\nsite = 'embed'", "a regular expression as pattern, found \"(a\""},
-    MalformedCase{"GroupThatIsNone", "engine = 'x'\n[[rule]]\npattern = '(a)'\nsite = 'layers.{2}.in'", "at most 1 groups in site"}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, MalformedRules,
+    ::testing::Values(MalformedCase{"NotToml", "engine = \n", "toy.toml: line 1: expected valid TOML"},
+                      MalformedCase{"NoEngine", "[[rule]]\npattern='a'\nsite='b'", "engine = \"…\""},
+                      MalformedCase{"NoRules", "engine = 'x'", "toy.toml: rule: expected [[rule]] tables, found none"},
+                      MalformedCase{"NoSite", "engine = 'x'\n[[rule]]\npattern = 'a'", "line 2: expected site = \"…\""},
+                      MalformedCase{"NoRegex", "engine = 'x'\n[[rule]]\npattern = '(a'\nsite = 'embed'",
+                                    "a regular expression as pattern, found \"(a\""},
+                      MalformedCase{"GroupThatIsNone",
+                                    "engine = 'x'\n[[rule]]\npattern = '(a)'\nsite = 'layers.{2}.in'",
+                                    "at most 1 groups in site"}),
     [](const auto& row) { return row.param.name; });
 
 // The files in rules/ themselves: a broken one would only show when its engine is used.

@@ -14,8 +14,8 @@
 namespace paritrace {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::FormatErrorOf;
+using ::testing::HasSubstr;
 using testing::InMemory;
 using testing::SafetensorsBytes;
 
@@ -29,7 +29,8 @@ TEST(Safetensors, ReadsTensorsWhereTheyLie) {
   const auto file = InMemory(SafetensorsBytes(
       R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]},)"
       R"("a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"none":{"dtype":"F16","shape":[0,4],"data_offsets":[8,8]},)"
-      R"("scalar":{"dtype":"I8","shape":[],"data_offsets":[14,15]}}   )", 15));
+      R"("scalar":{"dtype":"I8","shape":[],"data_offsets":[14,15]}}   )",
+      15));
   const TensorFile got = *TryReadSafetensors(file);
   EXPECT_EQ(got.format, "safetensors");
   EXPECT_EQ(got.metadata.dump(), R"({"format":"pt"})");
@@ -62,35 +63,80 @@ TEST_P(MalformedSafetensors, IsRefusedWithItsPlace) {
   EXPECT_THAT(message, HasSubstr(GetParam().message));
   EXPECT_EQ(message.find('\n'), std::string::npos) << "one line";
 }
-INSTANTIATE_TEST_SUITE_P(Table, MalformedSafetensors, ::testing::Values(
-    SafetensorsCase{"HeaderLongerThanFile", testing::Bytes().U64(99).Text("{}").str(), "expected 99 bytes of header, found 2 bytes left"},
-    // Would wrap a sum of offset and length.
-    SafetensorsCase{"HeaderLengthHuge", testing::Bytes().U64(~0ull - 7).Text("{}").str(), "a header of at most 100000000 bytes"},
-    SafetensorsCase{"NotJson", SafetensorsBytes("{\"a\":", 0), "header: expected valid JSON"},
-    SafetensorsCase{"DeepJson", SafetensorsBytes(Repeat("{\"a\":", 100'000), 0), "at most 3 levels deep"},
-    SafetensorsCase{"NameTwice", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1),
-                    "each key once, found \"a\" twice"},
-    SafetensorsCase{"EntryNoObject", SafetensorsBytes(R"({"a":7})", 0), "tensor \"a\": expected an object, found 7"},
-    SafetensorsCase{"NoDType", SafetensorsBytes(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1), "expected \"dtype\", found no such key"},
-    SafetensorsCase{"UnknownDType", SafetensorsBytes(R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,1]}})", 1), "a dtype such as \"F32\", found \"F33\""},
-    SafetensorsCase{"DTypeNumber", SafetensorsBytes(R"({"a":{"dtype":3,"shape":[1],"data_offsets":[0,1]}})", 1), "a dtype such as \"F32\", found 3"},
-    SafetensorsCase{"ShapeNoList", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":1,"data_offsets":[0,1]}})", 1), "a list as \"shape\", found 1"},
-    SafetensorsCase{"ShapeNegative", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[-1],"data_offsets":[0,1]}})", 1), "a size in \"shape\", found -1"},
-    SafetensorsCase{"ShapeFraction", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1.0],"data_offsets":[0,1]}})", 1), "a size in \"shape\", found 1.0"},
-    SafetensorsCase{"ShapeOverflows", SafetensorsBytes(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0), "a shape that fits in memory"},
-    SafetensorsCase{"ShapeBeyondInt64", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[18446744073709551615],"data_offsets":[0,1]}})", 1), "a size in \"shape\""},
-    SafetensorsCase{"OffsetsTooShort", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0]}})", 1), "[begin, end] as \"data_offsets\", found an array"},
-    SafetensorsCase{"OffsetsBackwards", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[1,0]}})", 1), "1 bytes between its data_offsets, found [1, 0]"},
-    SafetensorsCase{"SizeDisagrees", SafetensorsBytes(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4), "8 bytes between its data_offsets, found [0, 4]"},
-    SafetensorsCase{"BeyondTheFile", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]}})", 7), "data_offsets within 7 bytes of data, found [0, 8]"},
-    SafetensorsCase{"Overlap", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"I8","shape":[4],"data_offsets":[2,6]}})", 6),
-                    "tensor \"b\": expected data to begin at 4, where the one before ends, found 2"},
-    SafetensorsCase{"Hole", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"I8","shape":[1],"data_offsets":[2,3]}})", 3),
-                    "tensor \"b\": expected data to begin at 1"},
-    SafetensorsCase{"BytesNobodyClaims", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 2), "tensors that cover all 2 bytes of data, found 1 bytes covered"},
-    SafetensorsCase{"MetadataNumber", SafetensorsBytes(R"({"__metadata__":{"k":1}})", 0), "__metadata__: expected a string as \"k\", found 1"},
-    SafetensorsCase{"MetadataList", SafetensorsBytes(R"({"__metadata__":[]})", 0), "__metadata__: expected an object, found an array"},
-    SafetensorsCase{"NameThatBreaksTheLine", SafetensorsBytes(R"({"a\nb\u001b[31m":7})", 0), "tensor \"a\\nb\\x1b[31m\""}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, MalformedSafetensors,
+    ::testing::Values(
+        SafetensorsCase{"HeaderLongerThanFile", testing::Bytes().U64(99).Text("{}").str(),
+                        "expected 99 bytes of header, found 2 bytes left"},
+        // Would wrap a sum of offset and length.
+        SafetensorsCase{"HeaderLengthHuge", testing::Bytes().U64(~0ull - 7).Text("{}").str(),
+                        "a header of at most 100000000 bytes"},
+        SafetensorsCase{"NotJson", SafetensorsBytes("{\"a\":", 0), "header: expected valid JSON"},
+        SafetensorsCase{"DeepJson", SafetensorsBytes(Repeat("{\"a\":", 100'000), 0), "at most 3 levels deep"},
+        SafetensorsCase{
+            "NameTwice",
+            SafetensorsBytes(
+                R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})",
+                1),
+            "each key once, found \"a\" twice"},
+        SafetensorsCase{"EntryNoObject", SafetensorsBytes(R"({"a":7})", 0),
+                        "tensor \"a\": expected an object, found 7"},
+        SafetensorsCase{"NoDType", SafetensorsBytes(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1),
+                        "expected \"dtype\", found no such key"},
+        SafetensorsCase{"UnknownDType",
+                        SafetensorsBytes(R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,1]}})", 1),
+                        "a dtype such as \"F32\", found \"F33\""},
+        SafetensorsCase{"DTypeNumber", SafetensorsBytes(R"({"a":{"dtype":3,"shape":[1],"data_offsets":[0,1]}})", 1),
+                        "a dtype such as \"F32\", found 3"},
+        SafetensorsCase{"ShapeNoList", SafetensorsBytes(R"({"a":{"dtype":"I8","shape":1,"data_offsets":[0,1]}})", 1),
+                        "a list as \"shape\", found 1"},
+        SafetensorsCase{"ShapeNegative",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[-1],"data_offsets":[0,1]}})", 1),
+                        "a size in \"shape\", found -1"},
+        SafetensorsCase{"ShapeFraction",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1.0],"data_offsets":[0,1]}})", 1),
+                        "a size in \"shape\", found 1.0"},
+        SafetensorsCase{
+            "ShapeOverflows",
+            SafetensorsBytes(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0),
+            "a shape that fits in memory"},
+        SafetensorsCase{
+            "ShapeBeyondInt64",
+            SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[18446744073709551615],"data_offsets":[0,1]}})", 1),
+            "a size in \"shape\""},
+        SafetensorsCase{"OffsetsTooShort",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0]}})", 1),
+                        "[begin, end] as \"data_offsets\", found an array"},
+        SafetensorsCase{"OffsetsBackwards",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[1,0]}})", 1),
+                        "1 bytes between its data_offsets, found [1, 0]"},
+        SafetensorsCase{"SizeDisagrees",
+                        SafetensorsBytes(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4),
+                        "8 bytes between its data_offsets, found [0, 4]"},
+        SafetensorsCase{"BeyondTheFile",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]}})", 7),
+                        "data_offsets within 7 bytes of data, found [0, 8]"},
+        SafetensorsCase{
+            "Overlap",
+            SafetensorsBytes(
+                R"({"a":{"dtype":"I8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"I8","shape":[4],"data_offsets":[2,6]}})",
+                6),
+            "tensor \"b\": expected data to begin at 4, where the one before ends, found 2"},
+        SafetensorsCase{
+            "Hole",
+            SafetensorsBytes(
+                R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"I8","shape":[1],"data_offsets":[2,3]}})",
+                3),
+            "tensor \"b\": expected data to begin at 1"},
+        SafetensorsCase{"BytesNobodyClaims",
+                        SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 2),
+                        "tensors that cover all 2 bytes of data, found 1 bytes covered"},
+        SafetensorsCase{"MetadataNumber", SafetensorsBytes(R"({"__metadata__":{"k":1}})", 0),
+                        "__metadata__: expected a string as \"k\", found 1"},
+        SafetensorsCase{"MetadataList", SafetensorsBytes(R"({"__metadata__":[]})", 0),
+                        "__metadata__: expected an object, found an array"},
+        SafetensorsCase{"NameThatBreaksTheLine", SafetensorsBytes(R"({"a\nb\u001b[31m":7})", 0),
+                        "tensor \"a\\nb\\x1b[31m\""}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Safetensors, TrailingBytesAreForOpenTracesOnly) {
@@ -127,7 +173,9 @@ TEST(Safetensors, RefusesToWriteWhatTheFormatLacks) {
 }
 
 TEST(Quoted, KeepsALineALine) {
-  EXPECT_EQ(Quoted("a\nb\"c\\\x1b\xff" "é"), "\"a\\nb\\\"c\\\\\\x1b\\xffé\"");
+  EXPECT_EQ(Quoted("a\nb\"c\\\x1b\xff"
+                   "é"),
+            "\"a\\nb\\\"c\\\\\\x1b\\xffé\"");
   EXPECT_EQ(Quoted(std::string(200, 'x'), 3), "\"xxx…\"");
   EXPECT_EQ(Quoted("\xc2\x9b"), "\"\\xc2\\x9b\"") << "a C1 control character";
 }

@@ -53,14 +53,17 @@ class TraceWriterTest : public ::testing::TestWithParam<const char*> {
   void TearDown() override { fs::remove_all(root_); }
   [[nodiscard]] std::string Path(std::string_view name) const { return (root_ / name).string(); }
 
-  static TensorView View(DType dtype, const Shape& shape, std::span<const float> values) { return {"", dtype, shape, std::as_bytes(values)}; }
+  static TensorView View(DType dtype, const Shape& shape, std::span<const float> values) {
+    return {"", dtype, shape, std::as_bytes(values)};
+  }
 
   fs::path root_;
 };
 
 // Both forms of a trace.
-INSTANTIATE_TEST_SUITE_P(Forms, TraceWriterTest, ::testing::Values("trace", "trace.safetensors"),
-                         [](const auto& row) { return std::string(row.param) == "trace" ? "Directory" : "SingleFile"; });
+INSTANTIATE_TEST_SUITE_P(Forms, TraceWriterTest, ::testing::Values("trace", "trace.safetensors"), [](const auto& row) {
+  return std::string(row.param) == "trace" ? "Directory" : "SingleFile";
+});
 
 TEST_P(TraceWriterTest, WhatIsWrittenReadsBack) {
   const std::array<float, 4> values = {1, -2, kNaN, kInf};
@@ -89,11 +92,13 @@ TEST_P(TraceWriterTest, WhatIsWrittenReadsBack) {
   EXPECT_EQ(HashBytes(q->tensor.bytes), HashBytes(std::as_bytes(std::span(values))));
   EXPECT_EQ(trace.Find(1, "layers.0.attn.q")->tensor.shape, Shape{4});
   EXPECT_EQ(trace.Find(0, "layers.0.in")->tensor.dtype, DType::kBF16);
-  EXPECT_TRUE(std::any_of(trace.entries.begin(), trace.entries.end(), [](const TraceEntry& e) { return e.name == "odd \"name\"\n"; }));
+  EXPECT_TRUE(std::any_of(trace.entries.begin(), trace.entries.end(),
+                          [](const TraceEntry& e) { return e.name == "odd \"name\"\n"; }));
   if (trace.has_order) {
     EXPECT_EQ(q->name, "q_proj");
     EXPECT_EQ(q->hash, HashBytes(std::as_bytes(std::span(values))));
-    EXPECT_EQ(q->stats.dump(), fmt::format(R"({{"min":-2.0,"max":1.0,"mean":-0.5,"rms":{},"nan":1,"inf":1}})", Json(std::sqrt(2.5)).dump()));
+    EXPECT_EQ(q->stats.dump(), fmt::format(R"({{"min":-2.0,"max":1.0,"mean":-0.5,"rms":{},"nan":1,"inf":1}})",
+                                           Json(std::sqrt(2.5)).dump()));
   }
 }
 
@@ -139,7 +144,8 @@ TEST_P(TraceWriterTest, AnExistingTraceGoesOnlyWhenAsked) {
   const Trace trace = OpenTrace(path);
   ASSERT_EQ(trace.entries.size(), 1u);
   EXPECT_EQ(trace.entries[0].name, "new");
-  EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(path, Json::object()); }), HasSubstr("a trace exists there already"));
+  EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(path, Json::object()); }),
+              HasSubstr("a trace exists there already"));
 }
 
 TEST_P(TraceWriterTest, WhatIsNoTraceOfOursIsNeverTouched) {
@@ -149,9 +155,11 @@ TEST_P(TraceWriterTest, WhatIsNoTraceOfOursIsNeverTouched) {
     fs::create_directories(path);
     std::ofstream(path + "/thesis.txt") << "precious";
   } else {
-    WriteSafetensors(path, std::vector<TensorView>{{"lm_head.weight", DType::kF32, {1}, std::as_bytes(std::span(weight))}});
+    WriteSafetensors(path,
+                     std::vector<TensorView>{{"lm_head.weight", DType::kF32, {1}, std::as_bytes(std::span(weight))}});
   }
-  EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(path, Json::object(), TraceWriter::Mode::kFull, true); }), HasSubstr("is no trace"));
+  EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(path, Json::object(), TraceWriter::Mode::kFull, true); }),
+              HasSubstr("is no trace"));
   if (fs::path(path).extension().empty()) {
     EXPECT_EQ(ReadTextFile(path + "/thesis.txt"), "precious");
   } else {
@@ -174,8 +182,9 @@ TEST_F(TraceWriterTest, RefusesPathsThatCannotBe) {
   EXPECT_THROW(TraceWriter("/proc/nonexistent/trace.safetensors", Json::object()), UsageError);
   std::ofstream(Path("file")) << "x";
   EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(Path("file"), Json::object()); }), HasSubstr("is no directory"));
-  EXPECT_THAT(MessageOf<UsageError>([&] { TraceWriter(Path("d.safetensors"), Json::object(), TraceWriter::Mode::kDigest); }),
-              HasSubstr("has to be a directory"));
+  EXPECT_THAT(
+      MessageOf<UsageError>([&] { TraceWriter(Path("d.safetensors"), Json::object(), TraceWriter::Mode::kDigest); }),
+      HasSubstr("has to be a directory"));
 }
 
 TEST_F(TraceWriterTest, DigestsKeepNoValues) {
@@ -227,7 +236,8 @@ TEST_F(TraceWriterTest, NamesThatAreNoUtf8AreReplacedEverywhereAlike) {
 TEST_F(TraceWriterTest, ANewTensorFileBeginsWhenTheHeaderIsFull) {
   const std::array<float, 1> values = {1};
   TraceWriter writer(Path("trace"), Json::object());
-  for (int i = 0; i < 100; ++i) writer.Record(0, fmt::format("{}{}", std::string(2000, 'n'), i), "", View(DType::kF32, {1}, values));
+  for (int i = 0; i < 100; ++i)
+    writer.Record(0, fmt::format("{}{}", std::string(2000, 'n'), i), "", View(DType::kF32, {1}, values));
   writer.Record(0, std::string(200'000, 'n'), "", View(DType::kF32, {1}, values));  // longer than a whole header's room
   writer.Close();
   EXPECT_TRUE(fs::exists(Path("trace/tensors-00003.safetensors")));
@@ -240,11 +250,21 @@ TEST_F(TraceWriterTest, ASingleFileGrowsBeyondItsFirstHeader) {
   const std::array<float, 1> values = {1};
   const std::string path = Path("trace.safetensors");
   TraceWriter writer(path, Json::object());
-  for (int i = 0; i < 100; ++i) writer.Record(0, fmt::format("{}{}", std::string(2000, 'n'), i), "", View(DType::kF32, {1}, values));
+  for (int i = 0; i < 100; ++i)
+    writer.Record(0, fmt::format("{}{}", std::string(2000, 'n'), i), "", View(DType::kF32, {1}, values));
   writer.UpdateHeader({{"note", std::string(1'000'000, 'x')}});
   writer.Close();
   EXPECT_EQ(OpenTrace(path).entries.size(), 100u);
   EXPECT_EQ(std::distance(fs::directory_iterator(root_), fs::directory_iterator()), 1) << "no temporary file is left";
+}
+
+// A mask is no value: an rms of 1e38 would hide the scores.
+TEST(TensorStats, LeavesMaskedScoresOut) {
+  const std::array<float, 5> values = {3, -4, -1e30f, -3.4e38f, -kInf};
+  const TensorView tensor{"t", DType::kF32, {1, 1, 5}, std::as_bytes(std::span(values))};
+  EXPECT_EQ(TensorStats(tensor, "layers.0.attn.scores").dump(),
+            R"({"min":-4.0,"max":3.0,"mean":-0.5,"rms":3.5355339059327378,"nan":0,"inf":0,"masked":3})");
+  EXPECT_EQ(TensorStats(tensor, "layers.0.attn.probs")["inf"], 1);
 }
 
 struct StatsCase {
@@ -255,13 +275,19 @@ struct StatsCase {
 class TensorStatsTest : public ::testing::TestWithParam<StatsCase> {};
 TEST_P(TensorStatsTest, CountsNonFiniteValuesApart) {
   const auto& values = GetParam().values;
-  EXPECT_EQ(TensorStats({"t", DType::kF32, {static_cast<std::int64_t>(values.size())}, std::as_bytes(std::span(values))}).dump(), GetParam().json);
+  EXPECT_EQ(
+      TensorStats({"t", DType::kF32, {static_cast<std::int64_t>(values.size())}, std::as_bytes(std::span(values))})
+          .dump(),
+      GetParam().json);
 }
-INSTANTIATE_TEST_SUITE_P(Table, TensorStatsTest, ::testing::Values(
-    StatsCase{"AllNaN", {kNaN, kNaN}, R"({"min":null,"max":null,"mean":null,"rms":null,"nan":2,"inf":0})"},
-    StatsCase{"Infinities", {kInf, -kInf, 2}, R"({"min":2.0,"max":2.0,"mean":2.0,"rms":2.0,"nan":0,"inf":2})"},
-    StatsCase{"Empty", {}, R"({"min":null,"max":null,"mean":null,"rms":null,"nan":0,"inf":0})"},
-    StatsCase{"Plain", {3, -4, 0, 5}, R"({"min":-4.0,"max":5.0,"mean":1.0,"rms":3.5355339059327378,"nan":0,"inf":0})"}),
+INSTANTIATE_TEST_SUITE_P(
+    Table, TensorStatsTest,
+    ::testing::Values(
+        StatsCase{"AllNaN", {kNaN, kNaN}, R"({"min":null,"max":null,"mean":null,"rms":null,"nan":2,"inf":0})"},
+        StatsCase{"Infinities", {kInf, -kInf, 2}, R"({"min":2.0,"max":2.0,"mean":2.0,"rms":2.0,"nan":0,"inf":2})"},
+        StatsCase{"Empty", {}, R"({"min":null,"max":null,"mean":null,"rms":null,"nan":0,"inf":0})"},
+        StatsCase{
+            "Plain", {3, -4, 0, 5}, R"({"min":-4.0,"max":5.0,"mean":1.0,"rms":3.5355339059327378,"nan":0,"inf":0})"}),
     [](const auto& row) { return row.param.name; });
 
 }  // namespace
