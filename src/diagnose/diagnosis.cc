@@ -157,30 +157,35 @@ const std::array<Family, 8>& Families() {
   return families;
 }
 
+const Family* FamilyOf(const std::string& site) {
+  for (const Family& family : Families()) {
+    if (std::ranges::any_of(family.endings, [&](std::string_view ending) { return site.ends_with(ending); })) return &family;
+  }
+  return nullptr;
+}
+
 // What was checked and found right, by family of ops, with the evidence.
 std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
   std::vector<Note> notes;
-  std::set<NodeId> told;
   for (const Family& family : Families()) {
-    std::int64_t sites = 0, faulty = 0, values = 0, exact = 0;
+    std::int64_t sites = 0, values = 0, exact = 0;
     double worst = 0, left = 0;
     for (const auto& [id, stats] : side.healthy) {
-      const std::string& site = graph.nodes[static_cast<std::size_t>(id)].site;
-      if (told.contains(id) || !std::ranges::any_of(family.endings, [&](std::string_view ending) { return site.ends_with(ending); })) continue;
-      told.insert(id);
+      if (FamilyOf(graph.nodes[static_cast<std::size_t>(id)].site) != &family) continue;
       ++sites;
       values += stats.all.count;
       exact += stats.exact;
       worst = std::max(worst, stats.all.ratio());
       left = std::max(left, stats.left_nmse());
     }
+    std::set<std::string> faulty;
     for (const auto& [defect, id] : side.defects) {
-      faulty += std::ranges::any_of(family.endings, [&](std::string_view ending) { return defect.site.ends_with(ending); }) ? 1 : 0;
+      if (FamilyOf(defect.site) == &family) faulty.insert(defect.site);
     }
     if (sites == 0) continue;
     notes.push_back({std::string(family.name),
-                     fmt::format("{} site(s) replay within noise{}: error at most {:.2f} of the floor, {:.2f} % of the values explained to the bit, at most {:.1e} of the output left",
-                                 sites, faulty > 0 ? fmt::format(" (beside {} named above)", faulty) : "", worst,
+                     fmt::format("{} site{} within noise{}; error at most {:.2f} of the floor, {:.2f} % of the values explained to the bit, {:.1e} of the output left",
+                                 sites, sites == 1 ? "" : "s", faulty.empty() ? "" : fmt::format(" (beside {} named above)", faulty.size()), worst,
                                  100.0 * static_cast<double>(exact) / static_cast<double>(std::max<std::int64_t>(values, 1)), std::sqrt(left))});
   }
   return notes;

@@ -37,8 +37,8 @@ SearchSite::SearchSite(const Replay& replay, NodeId target, Scope scope, Edit ba
   });
 }
 
-double SearchSite::Residual(const Edit& edit) const {
-  const Value replayed = replay_.Evaluate(target_, Replay::Pass::kExact, edit);
+double SearchSite::Residual(const Edit& edit, Replay::Pass pass) const {
+  const Value replayed = replay_.Evaluate(target_, pass, edit);
   double error = 0, signal = 0;
   std::int64_t broken = 0, count = 0;
   const Value& recorded = replay_.recording().At(target_).value;
@@ -112,6 +112,13 @@ double SearchSite::FitLog(double low, double high, int steps, const std::functio
     }
   }
   return std::exp((a + b) / 2);
+}
+
+Hypothesis QuantisedWeights(const Weight& weight, DType type, Edit edit) {
+  return {.cause = "precision", .edit = std::move(edit), .expected = fmt::format("weights in {}", Name(weight.tensor.dtype)),
+          .found = fmt::format("weights in {}", Name(type)),
+          .statement = fmt::format("the weights are those of MODEL after quantisation to {}: a difference of weights, not of execution", Name(type)),
+          .fix = "give the subject's own file as --model to judge its execution alone"};
 }
 
 std::vector<double> NiceNumbers(double value) {

@@ -44,8 +44,9 @@ class SearchSite {
   // Nodes that the hypothesis may edit, with `base` applied: those between the target and the recorded values before it.
   [[nodiscard]] const std::vector<Node>& segment() const { return segment_; }
 
-  // Root of sum (recorded - f64 with the edit)^2 over sum recorded^2, over the values that count.
-  [[nodiscard]] double Residual(const Edit& edit) const;
+  // Root of sum (recorded - replayed with the edit)^2 over sum recorded^2, over the values that count. In f64 it changes
+  // smoothly with a parameter, which fits need; as predicted in the subject's arithmetic it ranks mistakes near the noise.
+  [[nodiscard]] double Residual(const Edit& edit, Replay::Pass pass = Replay::Pass::kExact) const;
 
   // The factor that fits recorded = factor * replay best, over the values that count.
   [[nodiscard]] double BestFactor(const Edit& edit) const;
@@ -67,6 +68,9 @@ class SearchSite {
 
 // Numbers near `value` that a person would have written: rounded to 1, 2, 3 and 5 digits, and itself last.
 [[nodiscard]] std::vector<double> NiceNumbers(double value);
+
+// The hypothesis that a weight was kept as `type` where MODEL's file has another one.
+[[nodiscard]] Hypothesis QuantisedWeights(const Weight& weight, DType type, Edit edit);
 
 using Proposer = void (*)(const SearchSite&, std::vector<Hypothesis>&);
 void ProposeRope(const SearchSite& site, std::vector<Hypothesis>& out);

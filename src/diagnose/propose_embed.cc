@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "diagnose/hypothesis.h"
+#include "graph/requantise.h"
 
 namespace paritrace {
 
@@ -24,6 +25,12 @@ void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out) {
         out.push_back({.cause = "embed.scale", .edit = with({.scale = factor}), .expected = right->scale, .found = factor,
                        .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor, right->scale),
                        .fix = fmt::format("multiply by {:g}", right->scale), .parameters = 1});
+      }
+    }
+    const Weight& table = site.graph().weights[static_cast<std::size_t>(node.weight)];
+    for (const DType type : kRequantisable) {
+      if (!IsBlockQuantised(table.tensor.dtype) && type != table.tensor.dtype) {
+        out.push_back(QuantisedWeights(table, type, with({.scale = right->scale, .quantised = type})));
       }
     }
     for (const std::int64_t offset : {1, -1, 2, -2}) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "diagnose/hypothesis.h"
+#include "graph/requantise.h"
 
 namespace paritrace {
 namespace {
@@ -96,6 +97,17 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
   }
 }
 
+void ProposeQuantised(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const Weight& right = site.graph().weights[static_cast<std::size_t>(node.weight)];
+  if (IsBlockQuantised(right.tensor.dtype)) return;
+  for (const DType type : kRequantisable) {
+    if (type == right.tensor.dtype) continue;
+    Node changed = node;
+    std::get<LinearOp>(changed.op).quantised = type;
+    out.push_back(QuantisedWeights(right, type, site.With(changed)));
+  }
+}
+
 }  // namespace
 
 void ProposeLinear(const SearchSite& site, std::vector<Hypothesis>& out) {
@@ -103,6 +115,7 @@ void ProposeLinear(const SearchSite& site, std::vector<Hypothesis>& out) {
     if (!std::holds_alternative<LinearOp>(node.op)) continue;
     ProposeForm(site, node, out);
     ProposeOtherMatrix(site, node, out);
+    ProposeQuantised(site, node, out);
   }
 }
 

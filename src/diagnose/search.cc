@@ -24,7 +24,7 @@ constexpr double kChance = 1e-6;
 
 struct Outcome {
   Hypothesis hypothesis;
-  double residual = 0;  // f64, over the flagged values
+  double residual = 0;  // as predicted, over the flagged values
   SiteStats stats;      // with the edit, in `where`
   Scope where;
   bool accepted = false;
@@ -89,10 +89,10 @@ std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& s
   const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads}, base);
   std::vector<Hypothesis> proposed;
   for (const Proposer propose : kProposers) propose(site, proposed);
-  const double before = site.Residual(base);
+  const double before = site.Residual(base, Replay::Pass::kPredicted);
   std::vector<Outcome> outcomes;
   for (Hypothesis& hypothesis : proposed) {
-    const double residual = site.Residual(hypothesis.edit);
+    const double residual = site.Residual(hypothesis.edit, Replay::Pass::kPredicted);
     if (residual < kWorthTrying * before) outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
   }
   std::ranges::stable_sort(outcomes, [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });

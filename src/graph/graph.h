@@ -21,6 +21,7 @@ inline constexpr int kAbsent = -1;
 struct EmbedOp {
   double scale = 1;           // multiplies the row
   std::int64_t row_offset = 0;  // added to each token id
+  std::optional<DType> quantised;  // rows as a file of this type would hold them
 };
 
 enum class NormKind : std::uint8_t { kRms, kLayer };
@@ -40,6 +41,7 @@ struct LinearOp {
   double factor = 1;
   RowOrder row_order = RowOrder::kAsStored;  // rows of each head of `head_dim` reordered
   std::int64_t head_dim = 0;
+  std::optional<DType> quantised;  // weights as a file of this type would hold them
 };
 
 enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };

@@ -1,9 +1,12 @@
 #include "graph/ops.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "core/decode.h"
 #include "core/error.h"
+#include "graph/requantise.h"
 
 namespace paritrace {
 namespace {
@@ -35,6 +38,11 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
     const auto row = out.row(t);
     DecodeF64(table.tensor, token * width, width, row.data());
     RoundAll(arithmetic.weights, row);
+    if (op.quantised) {
+      std::vector<float> quantised(row.begin(), row.end());
+      Requantise(*op.quantised, quantised);
+      std::ranges::copy(quantised, row.begin());
+    }
     for (double& value : row) value = Round(arithmetic.storage, value);
     if (op.scale != 1) {
       for (double& value : row) value = Round(arithmetic.storage, value * scale);

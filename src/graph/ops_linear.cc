@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "graph/ops.h"
+#include "graph/requantise.h"
 
 // Function multiversioning resolves before the sanitizers' run-time is up.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -94,6 +95,10 @@ void RoundDotInput(const Arithmetic& arithmetic, DType weight, std::span<double>
   }
 }
 
+DType DotType(const LinearOp& op, const Weight& weight, const Arithmetic& arithmetic) {
+  return op.quantised.value_or(arithmetic.dot_weight.value_or(weight.tensor.dtype));
+}
+
 // [in, kLanes] blocks of the tokens, one after another.
 template <typename T>
 std::vector<T> Transposed(const Value& x, const Arithmetic& arithmetic, DType weight) {
@@ -120,6 +125,11 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
   } else {
     DecodeF64(weight.tensor, r * in, in, to);
   }
+  if (op.quantised) {
+    std::vector<float> row(to, to + in);
+    Requantise(*op.quantised, row);
+    std::ranges::copy(row, to);
+  }
   for (std::int64_t i = 0; i < in; ++i) {
     if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16) to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
     if (op.factor != 1) to[i] = static_cast<T>(to[i] * op.factor);
@@ -129,7 +139,7 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
 template <typename T>
 void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Arithmetic& arithmetic, Value& out) {
   const std::int64_t in = x.cols(), rows = out.cols();
-  const std::vector<T> lanes = Transposed<T>(x, arithmetic, arithmetic.dot_weight.value_or(weight.tensor.dtype));
+  const std::vector<T> lanes = Transposed<T>(x, arithmetic, DotType(op, weight, arithmetic));
   const std::vector<double> whole = op.transposed ? DecodeAll(weight.tensor) : std::vector<double>();
   ParallelFor(rows, 64, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> w(static_cast<std::size_t>(kRows * in));
