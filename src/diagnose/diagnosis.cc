@@ -210,6 +210,19 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   return diagnosis;
 }
 
+void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options, Diagnosis& diagnosis) {
+  const Diagnosis own = Diagnose(subject_model, subject, options);
+  std::set<std::string> executed;
+  for (const Defect& defect : own.defects) executed.insert(defect.site);
+  for (Defect& defect : diagnosis.defects) {
+    if (defect.side != "subject") continue;
+    defect.origin = executed.contains(defect.site) ? "execution" : "conversion";
+    defect.cause.statement += defect.origin == "conversion" ? "; the engine computes its own file rightly, so the mistake is in the file: it was made in the conversion"
+                                                            : "; the engine departs from its own file too, so the mistake is in the engine";
+  }
+  if (own.verdict != "diverged") diagnosis.remarks.push_back(fmt::format("against the file the subject ran, {}, everything is within noise", subject_model.source->path()));
+}
+
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis) {
   DiagnoseOptions own = options;
   own.arithmetic.clear();  // the user's choice is about the subject

@@ -23,6 +23,7 @@ struct Defect {
   NamedCause cause;
   std::vector<Alternative> alternatives;
   Scope where;
+  std::string origin;  // "conversion" or "execution"; "" where the file the subject ran was not given
 };
 
 struct NoiseRow {
@@ -63,6 +64,10 @@ struct DiagnoseOptions {
 
 // Errors: IncomparableError and UsageError as in recording.h and model.h.
 [[nodiscard]] Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptions& options);
+
+// Replays the subject against the file it ran as well: a defect against MODEL that is none against that file was made when
+// the file was written, any other by the engine. Fills `origin` and says so in the statement.
+void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options, Diagnosis& diagnosis);
 
 // Appends what the reference's own replay says: its defects carry side "reference".
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis);

@@ -41,6 +41,7 @@ Json DefectToJson(const Defect& defect) {
   json["alternatives"] = Json::array();
   for (const Alternative& other : defect.alternatives) json["alternatives"].push_back({{"id", other.id}, {"confidence", other.confidence}});
   json["where"] = WhereToJson(defect.where);
+  if (!defect.origin.empty()) json["origin"] = defect.origin;
   return json;
 }
 
