@@ -169,6 +169,7 @@ class Differ {
       works_[i].reading = pairs_[i].candidates.front();
       const std::int64_t values = works_[i].reading.layout.Count();
       total_ += values;
+      rows_ += works_[i].reading.layout.rows;
       (values < kSmallPair ? small : large).push_back(i);
     }
     ParallelFor(static_cast<std::int64_t>(small.size()), 4, [&](std::int64_t begin, std::int64_t end) {
@@ -186,8 +187,9 @@ class Differ {
     }
   }
 
-  double Allowed(const EntryPair& pair, std::size_t index) const {
-    const double relative = noise_.Relative(StoredBefore(pair.site, layers_, static_cast<std::int64_t>(index) + 1));
+  double Allowed(const EntryPair& pair, std::size_t index, std::int64_t judgements) const {
+    const double relative =
+        noise_.Relative(StoredBefore(pair.site, layers_, static_cast<std::int64_t>(index) + 1), judgements);
     if (!EndsWith(pair.site, "attn.probs")) return relative;
     const auto scores = scores_rms_.find({pair.step, LayerOf(pair.site)});
     return scores == scores_rms_.end() ? relative : relative * std::max(1.0, scores->second);
@@ -201,7 +203,7 @@ class Differ {
     site.stats = stats;
     site.positions = work.comparison.positions;
     site.relation = work.reading.relation;
-    site.allowed = Allowed(pair, index);
+    site.allowed = Allowed(pair, index, rows_);
     site.diverged_position.reset();
     site.max_abs_at.clear();
     site.first_mismatch_at.clear();
@@ -213,13 +215,14 @@ class Differ {
       site.status = SiteStatus::kIdentical;
       return;
     }
-    const std::optional<std::int64_t> row = FirstDivergedRow(work, site.allowed);
+    const std::optional<std::int64_t> row = FirstDivergedRow(work, site.allowed, Allowed(pair, index, total_));
     site.status = row ? SiteStatus::kDiverged : SiteStatus::kWithinNoise;
     if (row) site.diverged_position = pair.first_position + *row;
   }
 
   // The first row that rounding does not explain; nullopt if all are explained.
-  std::optional<std::int64_t> FirstDivergedRow(const Work& work, double allowed) const {
+  //   allowed: of a row;  allowed_value: of a single value, of which there are more to judge
+  std::optional<std::int64_t> FirstDivergedRow(const Work& work, double allowed, double allowed_value) const {
     const PairStats& stats = work.comparison.total;
     const std::vector<PositionStats>& rows = work.comparison.positions;
     const bool integers =
@@ -234,7 +237,9 @@ class Differ {
       std::nth_element(energies.begin(), middle, energies.end());
       usual = *middle;
     }
-    // The largest single difference, against the values there and the rms around them.
+    // A single wrong value drowns in the sums of its row. Rounding spreads over all values, if unevenly (products of large
+    // activations); so the largest difference is suspect where it exceeds the bound against the values there, and is
+    // more than all other differences of the tensor together.
     std::int64_t outlier_row = -1;
     if (stats.max_abs_at >= 0) {
       const PairLayout& layout = work.reading.layout;
@@ -242,7 +247,8 @@ class Differ {
       const double values = static_cast<double>(layout.outer * layout.inner);
       const double around = std::sqrt(std::max(rows[static_cast<std::size_t>(row)].rr, usual) / values);
       const double size = std::max({std::fabs(stats.max_reference), std::fabs(stats.max_subject), around});
-      if (!(stats.max_abs <= allowed * size)) outlier_row = row;
+      const bool alone = 2 * stats.max_abs * stats.max_abs >= stats.dd.Total();
+      if (!(stats.max_abs <= allowed_value * size) && alone) outlier_row = row;
     }
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const bool explained = rows[i].dd <= allowed * allowed * std::max(rows[i].rr, usual);
@@ -372,7 +378,7 @@ class Differ {
   std::map<std::pair<int, std::int64_t>, double> scores_rms_;  // step, layer
   std::map<std::string, std::pair<std::int64_t, bool>> row_orders_;
   std::atomic<std::int64_t> done_{0};
-  std::int64_t total_ = 0;
+  std::int64_t total_ = 0, rows_ = 0;  // values and rows that are judged
 };
 
 }  // namespace

@@ -20,16 +20,31 @@ constexpr double kQ8Block = 2.1 / 127 / 2;
 // bitnet: the same 127 steps of the largest of a whole token, about 3.5 times its rms for some thousand normal values.
 constexpr double kInt8Token = 3.5 / 127 / 2;
 
-bool Contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
-
-bool NamesQuantisedFile(std::string_view file) {
-  std::string lower(file.substr(file.find_last_of('/') + 1));
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
-  for (const std::string_view mark :
-       {"q8_", "q6_", "q5_", "q4_", "q3_", "q2_", "iq1", "iq2", "iq3", "iq4", "tq1", "tq2", "mxfp4"}) {
-    if (Contains(lower, mark)) return true;
+// What ggml's CPU backend rounds to follows from the weights' types and the KV cache's, which its capture writes down.
+// Where it did not, f16 is assumed: the default of the cache.
+double GgmlStorage(const TraceHeader& header) {
+  const auto run = header.raw.is_object() ? header.raw.find("run") : header.raw.end();
+  if (!header.raw.is_object() || run == header.raw.end() || !run->is_object()) return kF16;
+  double storage = kF32;
+  const auto meets = [&](const nlohmann::ordered_json& type) {
+    if (!type.is_string()) return;
+    const auto dtype = ParseDType(type.get<std::string>());
+    if (!dtype) return;
+    const double unit = IsBlockQuantised(*dtype) ? kQ8Block
+                        : *dtype == DType::kBF16 ? kBF16
+                        : *dtype == DType::kF16  ? kF16
+                                                 : kF32;
+    storage = std::max(storage, unit);
+  };
+  for (const char* key : {"weight_types", "kv_type"}) {
+    const auto types = run->find(key);
+    if (types == run->end()) return std::max(storage, kF16);
+    for (const auto& type : *types) meets(type);
   }
-  return false;
+  // Flash attention keeps its running sum of V in f16 whatever the cache is.
+  const auto flash = run->find("flash_attention");
+  if (flash == run->end() || !flash->is_boolean() || flash->get<bool>()) storage = std::max(storage, kF16);
+  return storage;
 }
 
 std::optional<EngineRounding> FromName(const TraceHeader& header) {
@@ -39,8 +54,7 @@ std::optional<EngineRounding> FromName(const TraceHeader& header) {
   if (name == "f32" || name == "torch-f32" || name == "jax-f32" || name == "ort-f32") return known(kF32, kF32);
   if (name == "torch-bf16" || name == "jax-bf16") return known(kBF16, kF32);
   if (name == "torch-f16") return known(kF16, kF32);
-  // The KV cache is f16 whatever the weights are; quantised weights take quantised activations.
-  if (name == "ggml-cpu") return known(NamesQuantisedFile(header.model_file) ? kQ8Block : kF16, kF32);
+  if (name == "ggml-cpu") return known(GgmlStorage(header), kF32);
   if (name == "bitnet-int8") return known(kInt8Token, kF32);
   return std::nullopt;
 }
@@ -155,8 +169,10 @@ NoiseModel::NoiseModel(EngineRounding reference, EngineRounding subject, std::in
   }
 }
 
-double NoiseModel::Relative(std::int64_t stored) const {
-  return kLambda * std::sqrt(static_cast<double>(stored) * variance_per_tensor_);
+double NoiseModel::Relative(std::int64_t stored, std::int64_t judgements) const {
+  const auto asked = static_cast<double>(std::max<std::int64_t>(judgements, 1));
+  const double lambda = std::sqrt(2 * std::log(2 * asked / kFalseAlarm));
+  return lambda * std::sqrt(static_cast<double>(stored) * variance_per_tensor_);
 }
 
 }  // namespace paritrace

@@ -6,6 +6,8 @@
 // probability of 2 * exp(-lambda^2 / 2) at most. The errors of the two runs are independent, so their squares add.
 //   n counts, at a site, (1) every tensor stored before it, rounded to the storage type, and (2) for each of those
 //   the terms that were summed for one of its values (the model's width), rounded to the type of the sums.
+//   lambda follows from how many judgements a diff passes: with m of them, and a chance of kFalseAlarm that rounding
+//   alone breaks any bound in the whole diff, it is sqrt(2 * ln(2 * m / kFalseAlarm)) (the union bound).
 // What it leaves out is how much the model itself amplifies an error; residual networks damp more than they amplify.
 #pragma once
 
@@ -38,14 +40,14 @@ class NoiseModel {
   // width: terms summed for one value, at most (the model's hidden size).
   NoiseModel(EngineRounding reference, EngineRounding subject, std::int64_t width);
 
-  // The largest rms(difference) / rms(reference) that rounding explains after `stored` tensors.
-  [[nodiscard]] double Relative(std::int64_t stored) const;
+  // The largest rms(difference) / rms(reference) that rounding explains after `stored` tensors, where as many as
+  // `judgements` such bounds are asked for in all.
+  [[nodiscard]] double Relative(std::int64_t stored, std::int64_t judgements) const;
 
   [[nodiscard]] const EngineRounding& reference() const { return reference_; }
   [[nodiscard]] const EngineRounding& subject() const { return subject_; }
 
-  // The theorem's lambda. 4: one false alarm in 1500 if a result were a single draw; the rms over a row is far steadier.
-  static constexpr double kLambda = 4;
+  static constexpr double kFalseAlarm = 1e-3;
 
  private:
   EngineRounding reference_, subject_;
