@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "core/decode.h"
+#include "core/error.h"
 #include "diagnose/policy.h"
 #include "diagnose/row_order.h"
 
@@ -118,10 +120,29 @@ void MoveShiftedPositions(const Graph& graph, SideResult& side) {
   std::erase_if(side.defects, [&](const auto& entry) { return moved.contains(entry.first.site); });
 }
 
+// A replay that is not finite though its inputs are comes from the weights: no verdict can be had from such a model.
+void RefuseBrokenWeights(const Model& model, const Replay& replay) {
+  const auto finite = [](const Value& value) { return std::ranges::all_of(value.data, [](double x) { return std::isfinite(x); }); };
+  for (const Node& node : model.graph.nodes) {
+    if (node.weight == kAbsent || std::ranges::none_of(replay.Exact(node.id).data, [](double x) { return std::isnan(x); })) continue;
+    if (!std::ranges::all_of(node.inputs, [&](NodeId id) { return finite(replay.Input(id)); })) continue;
+    for (const WeightId id : {node.weight, node.bias}) {
+      if (id == kAbsent) continue;
+      const Weight& weight = model.graph.weights[static_cast<std::size_t>(id)];
+      const std::vector<double> values = DecodeAll(weight.tensor);
+      const auto broken = std::ranges::find_if(values, [](double x) { return !std::isfinite(x); });
+      if (broken != values.end()) {
+        throw FormatError(model.source->path(), fmt::format("tensor \"{}\", value {}", weight.name, broken - values.begin()), "a finite number", fmt::format("{}", *broken));
+      }
+    }
+  }
+}
+
 SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& options, std::string_view side_name) {
   SideResult side;
   side.recording = AssembleRecording(trace, model.graph);
   if (std::string remark = AlignRowOrder(model.graph, side.recording); !remark.empty()) side.remarks.push_back(std::move(remark));
+  if (!side.recording.token_remark.empty()) side.remarks.push_back(side.recording.token_remark);
   if (!trace.header.complete) side.remarks.push_back("the trace is still open: only what was recorded so far is judged");
   if (!side.recording.unknown_sites.empty()) {
     side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}", side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
@@ -130,6 +151,7 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
   Replay replay(model.graph, side.recording, side.chosen.arithmetic);
   replay.Run(options.progress);
+  RefuseBrokenWeights(model, replay);
   for (const Node& node : model.graph.nodes) {
     if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
   }

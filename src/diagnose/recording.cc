@@ -12,7 +12,8 @@
 namespace paritrace {
 namespace {
 
-constexpr double kMaskedBelow = -1e30;  // the contract's mark of a masked score
+constexpr double kMaskedBelow = -1e30;     // the format's mark of a masked score
+constexpr double kMaskedHalf = -65504.0;   // f16 has no such number: its lowest stands for it
 
 // What the trace says of its steps; without a header, one step a distinct step number, as long as its tensors.
 std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
@@ -45,13 +46,14 @@ void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& s
     RefuseShape(trace, entry, fmt::format("[{}, {}, {}]", site.value.shape[0], step.count, keys));
   }
   const bool is_scores = std::holds_alternative<ScoresOp>(node.op);
+  const double masked = entry.tensor.dtype == DType::kF16 ? kMaskedHalf : kMaskedBelow;
   const std::vector<double> values = DecodeAll(entry.tensor);
   for (std::int64_t h = 0; h < shape[0]; ++h) {
     for (std::int64_t q = 0; q < step.count; ++q) {
       const double* from = values.data() + (h * shape[1] + q) * shape[2];
       double* to = site.value.data.data() + (h * tokens + step.start + q) * tokens;
       for (std::int64_t k = 0; k < keys; ++k) {
-        to[k] = is_scores && from[k] <= kMaskedBelow ? -std::numeric_limits<double>::infinity() : from[k];
+        to[k] = is_scores && from[k] <= masked ? -std::numeric_limits<double>::infinity() : from[k];
       }
     }
   }
@@ -102,18 +104,53 @@ class GridFinder {
   bool bf16_ = true, f16_ = true, f32_ = false, f64_ = false;
 };
 
+// Token ids as the trace states them; all kUnknownToken if it states none.
 std::vector<std::int64_t> TokensOf(const Trace& trace, std::int64_t count) {
   const auto& sequences = trace.header.tokens;
   if (sequences.size() > 1) {
     throw UsageError(fmt::format("{}: run.tokens: expected one sequence, found {}; record them one by one", trace.path, sequences.size()));
   }
-  if (sequences.empty()) {
-    throw IncomparableError(fmt::format("{}: run.tokens: expected the token ids of the run, found none; a replay needs them", trace.path));
-  }
+  if (sequences.empty()) return std::vector<std::int64_t>(static_cast<std::size_t>(count), kUnknownToken);
   if (static_cast<std::int64_t>(sequences[0].size()) < count) {
     throw FormatError(trace.path, "run.tokens", fmt::format("{} ids, as the steps say", count), fmt::format("{}", sequences[0].size()));
   }
   return {sequences[0].begin(), sequences[0].begin() + count};
+}
+
+// The row of the embedding table that a recorded row came from: the nearest, if it is near at all.
+std::int64_t NearestRow(const Weight& table, std::span<const double> wanted) {
+  const std::int64_t width = table.tensor.shape[1];
+  std::vector<double> row(static_cast<std::size_t>(width));
+  std::int64_t best = kUnknownToken;
+  double signal = 0;
+  for (const double x : wanted) signal += x * x;
+  double least = 0.01 * signal;  // rounding and quantisation stay far below a tenth of a row
+  for (std::int64_t r = 0; r < table.tensor.shape[0]; ++r) {
+    DecodeF64(table.tensor, r * width, width, row.data());
+    double distance = 0;
+    for (std::size_t i = 0; i < row.size() && distance < least; ++i) distance += (row[i] - wanted[i]) * (row[i] - wanted[i]);
+    if (distance < least) {
+      least = distance;
+      best = r;
+    }
+  }
+  return best;
+}
+
+void RecoverTokens(const Graph& graph, Recording& recording) {
+  const Node* embed = graph.Find("embed");
+  std::size_t known = 0;
+  if (embed != nullptr && recording.Has(embed->id)) {
+    const Weight& table = graph.weights[static_cast<std::size_t>(embed->weight)];
+    for (std::size_t t = 0; t < recording.run.tokens.size(); ++t) {
+      if (!recording.At(embed->id).token_known[t]) continue;
+      recording.run.tokens[t] = NearestRow(table, recording.At(embed->id).value.row(static_cast<std::int64_t>(t)));
+      known += recording.run.tokens[t] != kUnknownToken ? 1 : 0;
+    }
+  }
+  recording.token_remark = known == recording.run.tokens.size()
+                               ? "the trace states no token ids: they were read off its embedding rows"
+                               : "the trace states no token ids: what comes before its first recorded tensor was not judged";
 }
 
 }  // namespace
@@ -153,6 +190,7 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
   }
   recording.run.tokens = TokensOf(trace, count);
   for (const std::int64_t token : recording.run.tokens) {
+    if (token == kUnknownToken) continue;
     if (token < 0 || token >= graph.vocabulary) {
       throw IncomparableError(fmt::format("{}: run.tokens: token {} is outside MODEL's vocabulary of {}; is this a trace of another model?",
                                           trace.path, token, graph.vocabulary));
@@ -195,6 +233,7 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
     throw IncomparableError(fmt::format("{}: expected at least one site of MODEL ({}), found none among {} tensors", trace.path,
                                         graph.architecture, trace.entries.size()));
   }
+  if (trace.header.tokens.empty()) RecoverTokens(graph, recording);
   recording.grid = grid.Grid();
   return recording;
 }

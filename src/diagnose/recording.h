@@ -27,6 +27,7 @@ struct Recording {
   std::vector<std::optional<RecordedSite>> sites;    // by node id
   std::vector<std::string> unknown_sites;            // recorded, but this graph has no such site
   std::size_t recorded_count = 0;
+  std::string token_remark;                          // how the token ids were had, where the trace does not state them
   Rounding grid = Rounding::kNone;                   // coarsest format that holds every recorded float value
 
   [[nodiscard]] bool Has(NodeId id) const { return sites[static_cast<std::size_t>(id)].has_value(); }
@@ -35,8 +36,10 @@ struct Recording {
   [[nodiscard]] int StepOf(std::int64_t index) const;
 };
 
-// Errors: IncomparableError if the trace has no tokens, none of the graph's sites, or shapes of another model; UsageError
-// if it holds several sequences.
+// A trace without token ids (any program's tensors) gets them back from its embedding rows; without those too, what comes
+// before the first recorded tensor cannot be replayed, and is not judged.
+// Errors: IncomparableError if the trace has none of the graph's sites, or shapes or tokens of another model; UsageError if
+// it holds several sequences.
 [[nodiscard]] Recording AssembleRecording(const Trace& trace, const Graph& graph);
 
 // Features of a node's value, for [tokens, features] nodes; number of heads for scores and probabilities.

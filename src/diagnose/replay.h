@@ -37,6 +37,9 @@ class Replay {
   // f64 from the tokens on, nothing forced: what the subject should have ended up with.
   [[nodiscard]] const Value& Free(NodeId id) const { return At(free_, id); }
 
+  // What users of a node saw in the f64 pass: the recorded value where there is one.
+  [[nodiscard]] const Value& Input(NodeId id) const { return Seen(exact_, id); }
+
   enum class Pass { kExact, kPredicted, kSampled };
   // `target` computed again with `edit` applied, from the recorded values before it.
   [[nodiscard]] Value Evaluate(NodeId target, Pass pass, const Edit& edit) const;

@@ -1,6 +1,7 @@
 #include "graph/ops.h"
 
 #include <algorithm>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -29,6 +30,10 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
   Value out({run.count(), width});
   const double scale = Round(arithmetic.storage, op.scale);
   for (std::int64_t t = 0; t < run.count(); ++t) {
+    if (run.tokens[static_cast<std::size_t>(t)] == kUnknownToken) {
+      std::ranges::fill(out.row(t), std::numeric_limits<double>::quiet_NaN());
+      continue;
+    }
     const std::int64_t token = run.tokens[static_cast<std::size_t>(t)] + op.row_offset;
     if (run.tokens[static_cast<std::size_t>(t)] < 0 || run.tokens[static_cast<std::size_t>(t)] >= rows) {
       throw UsageError(fmt::format("token {} at position {}: expected an id below {}, the rows of {}",

@@ -11,6 +11,9 @@
 
 namespace paritrace {
 
+// The token of a row whose id is not known: its embedding is NaN, and so is all that follows from it alone.
+inline constexpr std::int64_t kUnknownToken = -1;
+
 // What a forward pass runs on. One sequence; all steps of a run stand side by side, so that row t is token t.
 struct RunInput {
   std::vector<std::int64_t> tokens;     // [tokens]
