@@ -12,7 +12,7 @@ FormatError::FormatError(std::string_view file, std::uint64_t byte_offset, std::
                          std::string_view found)
     : FormatError(file, fmt::format("at byte {}", byte_offset), expected, found) {}
 
-InternalError::InternalError(std::string_view what, std::source_location where)
-    : std::logic_error(fmt::format("internal error at {}:{}: {}", where.file_name(), where.line(), what)) {}
+InternalError::InternalError(std::string_view what, const char* file, int line)
+    : std::logic_error(fmt::format("internal error at {}:{}: {}", file, line, what)) {}
 
 }  // namespace paritrace

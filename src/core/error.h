@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <source_location>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace paritrace {
 
@@ -32,7 +32,8 @@ class IncomparableError : public std::runtime_error {
 // A broken promise of our own code, with the place that noticed.  Exit code 70 (EX_SOFTWARE).
 class InternalError : public std::logic_error {
  public:
-  explicit InternalError(std::string_view what, std::source_location where = std::source_location::current());
+  // The defaults name the throw site. Not std::source_location: clang 14, which fuzzes and lints us, does not have it.
+  explicit InternalError(std::string_view what, const char* file = __builtin_FILE(), int line = __builtin_LINE());
 };
 
 }  // namespace paritrace

@@ -212,6 +212,9 @@ std::shared_ptr<OwnedBytes> Inflate(const InputFile& file, const Member& member)
 void CheckSum(const InputFile& file, const Member& member, std::span<const std::byte> content) {
   const auto crc =
       static_cast<std::uint32_t>(::crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size()));
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  if (crc != member.crc) return;  // a fuzzer cannot guess it, and would never come past this line
+#endif
   if (crc != member.crc) {
     throw FormatError(file.name(), "member " + Quoted(member.name), fmt::format("CRC-32 {:08x}", member.crc),
                       fmt::format("{:08x}", crc));
