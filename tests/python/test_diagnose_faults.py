@@ -322,3 +322,99 @@ def test_the_terminal_answer_reads_from_the_top(tmp_path, monkeypatch):
     assert re.search(r"Fix: .*half-split", done.stdout)
     assert "Ruled out" in done.stdout
     assert "\033" not in done.stdout
+
+
+# ---- sparse traces: module outputs in one file, as any program may write them ----
+
+SPARSE = [
+    ("rope.interleaved", rope_interleaved, "attn.out"),
+    ("rope.theta", rope_theta, "attn.out"),
+    ("attn.mask_missing", attn_mask_missing, "attn.out"),
+    ("attn.kv_head_order", attn_kv_head_order, "attn.out"),
+    ("mlp.activation", mlp_activation, "mlp.out"),
+]
+
+
+def module_outputs(trace, file):
+    """The tensors of a trace under HF's module names, saved by the safetensors package without any of our metadata."""
+    from safetensors.torch import load_file, save_file
+
+    values = {}
+    for shard in sorted(trace.glob("*.safetensors")):
+        values.update(load_file(shard))
+    entries = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
+    plain = re.compile(r"^(model\.embed_tokens|model\.norm|lm_head|model\.layers\.\d+(\.\w+(\.\w+_proj)?)?)$")
+    save_file({e["name"]: values[e["key"]].contiguous() for e in entries if plain.match(e["name"])}, file)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("cause, inject, role", SPARSE, ids=[fault[1].__name__ for fault in SPARSE])
+def test_a_fault_between_recorded_modules_is_named(cause, inject, role, dtype, tmp_path, monkeypatch):
+    model = load(MODEL, dtype)
+    inject(model, monkeypatch)
+    record(model, tmp_path / "trace")
+    module_outputs(tmp_path / "trace", tmp_path / "modules.safetensors")
+    result = diagnose(tmp_path / "modules.safetensors", MODEL)
+    named = {(defect["site"], defect["cause"]["id"]) for defect in result["defects"]}
+    assert named == {(site, cause) for site in every_layer(role)}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_clean_module_outputs_are_within_noise(dtype, tmp_path):
+    record(load(MODEL, dtype), tmp_path / "trace")
+    module_outputs(tmp_path / "trace", tmp_path / "modules.safetensors")
+    result = diagnose(tmp_path / "modules.safetensors", MODEL)
+    assert result["verdict"] == "within_noise"
+    assert any("token ids" in remark for remark in result["remarks"])
+
+
+def test_sdpa_in_bf16_is_clean(tmp_path):
+    """Another kernel rounds elsewhere: not explained to the bit, and no defect."""
+    model = load(MODEL, "bf16")
+    model.set_attn_implementation("sdpa")
+    record(model, tmp_path / "trace")
+    assert diagnose(tmp_path / "trace", MODEL)["verdict"] == "within_noise"
+
+
+# ---- bad input ----
+
+
+def test_bad_input_is_one_line_and_a_known_exit_code(tmp_path):
+    record(load(MODEL), tmp_path / "trace")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((MODEL / "config.json").read_text())
+    data = (MODEL / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    cases = [
+        (["diagnose", tmp_path / "none", "--model", MODEL], 2),
+        (["diagnose", tmp_path / "trace"], 2),
+        (["diagnose", tmp_path / "trace", "--model", broken], 2),
+        (["diagnose", tmp_path / "trace", "--model", tmp_path], 2),
+        (["diagnose", tmp_path / "trace", "--model", MODEL, "--arithmetic", "f33"], 2),
+        (["diagnose", tmp_path / "trace", "--model", MODEL, "--json", tmp_path / "no" / "such.json"], 2),
+    ]
+    for command, code in cases:
+        done = subprocess.run([*COMMAND, *command], capture_output=True, text=True)
+        assert done.returncode == code, (command, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("paritrace: ")
+
+
+def test_weights_with_nan_are_refused(tmp_path):
+    model = load(MODEL)
+    record(model, tmp_path / "trace")
+    model.model.layers[2].mlp.up_proj.weight.data[3, 4] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    done = subprocess.run([*COMMAND, "diagnose", tmp_path / "trace", "--model", tmp_path / "nan"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'tensor "model.layers.2.mlp.up_proj.weight"' in done.stderr
+
+
+def test_a_trace_of_another_model_is_refused(tmp_path, biased_model):
+    other = transformers_llama(load(MODEL).config.__class__(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+                                                            num_hidden_layers=2, vocab_size=1536))
+    record(other, tmp_path / "trace")
+    done = subprocess.run([*COMMAND, "diagnose", tmp_path / "trace", "--model", MODEL], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "another model" in done.stderr
