@@ -52,7 +52,17 @@ class Differ {
         tokens_(CompareTokens(reference.header.tokens, subject.header.tokens)),
         pairs_(AlignTraces(reference, subject, !tokens_ || !InFirstStep(*tokens_))),
         noise_(RoundingOf(reference), RoundingOf(subject), Width()) {
-    for (const EntryPair& pair : pairs_) layers_ = std::max(layers_, LayerOf(pair.site) + 1);
+    std::int64_t layers = 0;
+    for (const EntryPair& pair : pairs_) layers = std::max(layers, LayerOf(pair.site) + 1);
+    // What no rule maps stands behind the last site before it in its step.
+    std::int64_t stored = 0;
+    int step = std::numeric_limits<int>::min();
+    for (const EntryPair& pair : pairs_) {
+      if (pair.step != step) stored = 0;
+      step = pair.step;
+      stored = StoredBefore(pair.site, layers, stored + 1);
+      stored_.push_back(stored);
+    }
   }
 
   DiffResult Run() {
@@ -188,8 +198,7 @@ class Differ {
   }
 
   double Allowed(const EntryPair& pair, std::size_t index, std::int64_t judgements) const {
-    const double relative =
-        noise_.Relative(StoredBefore(pair.site, layers_, static_cast<std::int64_t>(index) + 1), judgements);
+    const double relative = noise_.Relative(stored_[index], judgements);
     if (!EndsWith(pair.site, "attn.probs")) return relative;
     const auto scores = scores_rms_.find({pair.step, LayerOf(pair.site)});
     return scores == scores_rms_.end() ? relative : relative * std::max(1.0, scores->second);
@@ -373,7 +382,7 @@ class Differ {
   std::optional<TokenMismatch> tokens_;
   std::vector<EntryPair> pairs_;
   NoiseModel noise_;
-  std::int64_t layers_ = 0;
+  std::vector<std::int64_t> stored_;                           // by index into pairs_: tensors stored by then
   std::vector<Work> works_;                                    // by index into pairs_
   std::map<std::pair<int, std::int64_t>, double> scores_rms_;  // step, layer
   std::map<std::string, std::pair<std::int64_t, bool>> row_orders_;

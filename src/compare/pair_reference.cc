@@ -48,7 +48,8 @@ PairComparison ComparePairReference(const TensorView& reference, const TensorVie
     PositionStats& position = result.positions[row];
     const long double r = all_r[static_cast<std::size_t>(layout.ReferenceIndex(index))];
     const long double s = all_s[static_cast<std::size_t>(layout.SubjectIndex(index))];
-    const bool r_masked = layout.masked_scores && IsMaskedScore(r), s_masked = layout.masked_scores && IsMaskedScore(s);
+    const bool r_masked = layout.masked_scores && r <= MaskBound(reference.dtype),
+               s_masked = layout.masked_scores && s <= MaskBound(subject.dtype);
     ++total.count;
     if (r_masked && s_masked) {
       ++total.masked;

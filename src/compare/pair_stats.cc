@@ -140,17 +140,24 @@ void Fold(const RunSums& sums, std::int64_t count, std::int64_t start, PairStats
   position.unequal += count - sums.equal;
 }
 
+// What counts as masked on each side. Nothing does where a tensor holds no scores: -infinity is then a value as any other.
+struct MaskBounds {
+  double reference = kNothing, subject = kNothing;
+  static constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();  // no value is <= NaN
+};
+
 // Value by value, for runs that hold a NaN, an infinity, a mask on one side, or 64-bit integers.
 template <typename T>
-void FoldCarefully(const T* a, const T* b, std::int64_t count, std::int64_t start, bool masked_scores, PairStats& total,
-                   PositionStats& position) {
+void FoldCarefully(const T* a, const T* b, std::int64_t count, std::int64_t start, const MaskBounds& masks,
+                   PairStats& total, PositionStats& position) {
   using Wide = std::conditional_t<std::is_same_v<T, float>, double, T>;  // differences as the kernels take them
   RunSums sums;
   long double abs = 0, aa = 0, bb = 0, ab = 0, dd = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const Wide r = a[i], s = b[i];
-    if (masked_scores && (IsMaskedScore(r) || IsMaskedScore(s))) {
-      if (IsMaskedScore(r) && IsMaskedScore(s)) {
+    const bool r_masked = r <= masks.reference, s_masked = s <= masks.subject;
+    if (r_masked || s_masked) {
+      if (r_masked && s_masked) {
         ++total.masked;
         ++sums.equal;
         continue;
@@ -172,8 +179,8 @@ void FoldCarefully(const T* a, const T* b, std::int64_t count, std::int64_t star
     total.nan_subject += std::isnan(s);
     total.nan_either += std::isnan(r) || std::isnan(s);
     // A mask written as -inf is a mask, not an infinity, also where the other side lacks it.
-    const bool r_inf = std::isinf(r) && !(masked_scores && IsMaskedScore(r));
-    const bool s_inf = std::isinf(s) && !(masked_scores && IsMaskedScore(s));
+    const bool r_inf = std::isinf(r) && !r_masked;
+    const bool s_inf = std::isinf(s) && !s_masked;
     total.inf_reference += r_inf;
     total.inf_subject += s_inf;
     total.inf_either += r_inf || s_inf;
@@ -195,17 +202,17 @@ void FoldCarefully(const T* a, const T* b, std::int64_t count, std::int64_t star
 }
 
 // Both masked: taken out (0 against 0, which the kernel counts as equal). False, nothing done, if only one side is.
-bool TakeOutMasks(double* a, double* b, std::int64_t count, PairStats& total) {
+bool TakeOutMasks(double* a, double* b, std::int64_t count, const MaskBounds& masks, PairStats& total) {
   std::int64_t both = 0, either = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    both += (a[i] <= kMaskBound) & (b[i] <= kMaskBound);
-    either += (a[i] <= kMaskBound) | (b[i] <= kMaskBound);
+    both += (a[i] <= masks.reference) & (b[i] <= masks.subject);
+    either += (a[i] <= masks.reference) | (b[i] <= masks.subject);
   }
   if (both != either) return false;
   total.masked += both;
   if (both == 0) return true;
   for (std::int64_t i = 0; i < count; ++i) {
-    const bool masked = a[i] <= kMaskBound;
+    const bool masked = a[i] <= masks.reference;
     a[i] = masked ? 0 : a[i];
     b[i] = masked ? 0 : b[i];
   }
@@ -220,7 +227,9 @@ class Comparison {
       : reference_(reference), subject_(subject), layout_(layout) {
     CheckSide(reference, layout.reference);
     CheckSide(subject, layout.subject);
-    if (IsContiguous(layout.reference) && IsContiguous(layout.subject) && !layout.masked_scores) {
+    if (layout.masked_scores) {
+      masks_ = {MaskBound(reference.dtype), MaskBound(subject.dtype)};
+    } else if (IsContiguous(layout.reference) && IsContiguous(layout.subject)) {
       direct_ = FindRunKernel(reference.dtype, subject.dtype);
     }
   }
@@ -325,7 +334,7 @@ class Comparison {
           if (layout_.masked_scores) {
             std::copy_n(a, now, a_copy.data());
             std::copy_n(b, now, b_copy.data());
-            plain = TakeOutMasks(a_copy.data(), b_copy.data(), now, total);
+            plain = TakeOutMasks(a_copy.data(), b_copy.data(), now, masks_, total);
             a_in = a_copy.data();
             b_in = b_copy.data();
           }
@@ -338,7 +347,7 @@ class Comparison {
           }
         }
       }
-      FoldCarefully(a, b, now, start, layout_.masked_scores, total, position);
+      FoldCarefully(a, b, now, start, masks_, total, position);
     }
   }
 
@@ -358,7 +367,7 @@ class Comparison {
       const T* a = reference.Read(row / layout_.rows, row % layout_.rows, inner, now);
       const T* b = subject.Read(row / layout_.rows, row % layout_.rows, inner, now);
       for (std::int64_t i = 0; i < now; ++i) {
-        if (layout_.masked_scores && (IsMaskedScore(a[i]) || IsMaskedScore(b[i]))) continue;
+        if (a[i] <= masks_.reference || b[i] <= masks_.subject) continue;
         if (static_cast<double>(std::fabs(a[i] - b[i])) != total.max_abs) continue;
         total.max_abs_at = row * layout_.inner + inner + i;
         total.max_reference = static_cast<double>(a[i]);
@@ -372,6 +381,7 @@ class Comparison {
   const TensorView& reference_;
   const TensorView& subject_;
   const PairLayout& layout_;
+  MaskBounds masks_;
   // nullptr: values must be decoded, gathered or unmasked first.
   RunKernel direct_ = nullptr;
   // For decoded tiles.

@@ -74,7 +74,7 @@ struct SideLayout {
 struct PairLayout {
   std::int64_t outer = 1, rows = 0, inner = 0;
   SideLayout reference, subject;
-  bool masked_scores = false;  // a value at or below -1e30 on either side is a mask, not a number
+  bool masked_scores = false;  // a value at or below MaskBound on either side is a mask, not a number
 
   [[nodiscard]] std::int64_t Count() const { return outer * rows * inner; }
   // The value's place in the reference's and the subject's own tensor, from a pair's index.
@@ -104,8 +104,8 @@ using ProgressFunction = std::function<void(std::int64_t)>;
 [[nodiscard]] PairComparison ComparePairReference(const TensorView& reference, const TensorView& subject,
                                                   const PairLayout& layout);
 
-// Whether a value counts as masked in `scores`: the contract's bound, which every engine's way of writing it stays below.
-inline constexpr double kMaskBound = -1e30;
-[[nodiscard]] inline bool IsMaskedScore(long double value) { return value <= kMaskBound; }
+// The largest value that counts as masked in `scores` of this type: -1e30, which every engine's way of writing a mask
+// stays below; f16 has no such number, and its lowest stands for it.
+[[nodiscard]] inline double MaskBound(DType dtype) { return dtype == DType::kF16 ? -65504.0 : -1e30; }
 
 }  // namespace paritrace

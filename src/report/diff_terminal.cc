@@ -1,7 +1,7 @@
 #include "report/diff_terminal.h"
 
 #include <algorithm>
-#include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -46,7 +46,7 @@ class TerminalReport {
     line("reference", DescribeSide(diff_.reference, diff_.reference_rounding, diff_.reference_path));
     line("subject", DescribeSide(diff_.subject, diff_.subject_rounding, diff_.subject_path));
     out += Wrap(DescribeCounts(diff_.Counts()), options_.width) + "\n";
-    if (diff_.sites.empty()) return out;
+    if (diff_.sites.empty() || (diff_.tokens && diff_.verdict == Verdict::kIncomparable)) return out;
     out += "\n" + Rows();
     out += Notes();
     if (!options_.all) {
@@ -74,14 +74,17 @@ class TerminalReport {
   std::string Rows() const {
     Table table;
     table.AddColumn(" ", Table::Align::kLeft);
-    if (has_steps_) table.AddColumn("step", Table::Align::kRight);
     table.AddColumn("site", Table::Align::kLeft);
     table.AddColumn("nmse", Table::Align::kRight);
     table.AddColumn("allowed", Table::Align::kRight);
     table.AddColumn("max abs", Table::Align::kRight);
     table.AddColumn("cosine", Table::Align::kRight);
     table.AddColumn("status", Table::Align::kRight);
+    std::optional<int> step;
     for (const TableEntry& entry : FoldRuns(diff_, options_.all)) {
+      const SiteDiff& first = diff_.sites[entry.sites.front()];
+      if (has_steps_ && step != first.step) table.AddNote(fmt::format("step {}", first.step), Style::kBold);
+      step = first.step;
       if (entry.is_fold) {
         table.AddNote("   … " + DescribeFold(diff_, entry));
       } else {
@@ -96,7 +99,6 @@ class TerminalReport {
     const bool is_first = diff_.first_divergence && diff_.first_divergence->index == index;
     const Style style = is_first ? Style::kBoldRed : Style::kPlain;
     std::vector<Table::Cell> cells = {{is_first ? ">" : "", style}};
-    if (has_steps_) cells.push_back({fmt::format("{}", site.step), style});
     const std::string mark = Mark(site);
     cells.push_back({Printable(site.site) + mark, style});
     const PairStats& stats = site.stats;

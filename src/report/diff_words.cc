@@ -1,6 +1,7 @@
 #include "report/diff_words.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <limits>
 
@@ -116,8 +117,11 @@ std::string VerdictSentence(const DiffResult& diff) {
     case Verdict::kDiverged: text = DivergedSentence(diff); break;
     case Verdict::kIncomparable: text = fmt::format("Nothing to compare: {}.", diff.reason); break;
   }
-  if (diff.tokens && diff.verdict != Verdict::kIncomparable)
-    text = fmt::format("From some step on, {}. Before that: {}", diff.tokens->statement, text);
+  if (diff.tokens && diff.verdict != Verdict::kIncomparable) {
+    std::string statement = diff.tokens->statement;
+    statement[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(statement[0])));
+    text += fmt::format(" {}; what follows is not compared.", statement);
+  }
   return text;
 }
 
@@ -183,7 +187,9 @@ std::vector<TableEntry> FoldRuns(const DiffResult& diff, bool all) {
     while (end < shown.size() && sites[shown[end]].status == first.status && sites[shown[end]].step == first.step)
       ++end;
     // The start of a divergence and what stood right before it are what a reader looks for; the last row is the outcome.
-    const std::size_t head = first.status == SiteStatus::kDiverged ? 6 : 2, tail = 2;
+    const bool says_nothing = first.status == SiteStatus::kTokenMismatch;
+    const std::size_t head = says_nothing ? 0 : first.status == SiteStatus::kDiverged ? 6 : 2;
+    const std::size_t tail = says_nothing ? 0 : 2;
     if (all || end - begin <= head + tail + 2) {
       for (std::size_t i = begin; i < end; ++i) entries.push_back({{shown[i]}, false});
     } else {
@@ -200,6 +206,7 @@ std::vector<TableEntry> FoldRuns(const DiffResult& diff, bool all) {
 
 std::string DescribeFold(const DiffResult& diff, const TableEntry& fold) {
   const SiteStatus status = diff.sites[fold.sites.front()].status;
+  if (status == SiteStatus::kTokenMismatch) return fmt::format("{} sites on other tokens", fold.sites.size());
   std::string text = fmt::format("{} more {}", fold.sites.size(), Words(status));
   if (status != SiteStatus::kWithinNoise && status != SiteStatus::kDiverged) return text;
   double least = std::numeric_limits<double>::infinity(), most = 0;

@@ -299,6 +299,15 @@ TEST(ComparePair, MaskedScores) {
   ExpectSame(got, ComparePairReference(reference.view(), subject.view(), layout), "masked");
 }
 
+TEST(ComparePair, MasksOfHalfPrecision) {
+  const Tensor reference(DType::kF32, {1, -kInf, 3}), subject(DType::kF16, {1, -65504, 3});
+  PairLayout layout = ContiguousLayout(1, 3);
+  layout.masked_scores = true;
+  EXPECT_TRUE(ComparePair(reference.view(), subject.view(), layout).total.AllEqual());
+  layout.masked_scores = false;
+  EXPECT_EQ(ComparePair(reference.view(), subject.view(), layout).total.mismatches, 1);
+}
+
 TEST(ComparePair, OneSideStillQuantised) {
   // q8_0: a half as scale, then 32 signed bytes.
   std::vector<std::byte> blocks;
