@@ -4,13 +4,16 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <deque>
 #include <limits>
 #include <map>
+#include <span>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "compare/align.h"
+#include "compare/judge.h"
 #include "compare/routing.h"
 #include "core/parallel.h"
 
@@ -39,6 +42,8 @@ std::vector<std::int64_t> Unravel(std::int64_t index, const Shape& shape) {
 // One pair on its way to a SiteDiff.
 struct Work {
   const EntryPair* pair = nullptr;
+  const TensorView* reference = nullptr;
+  const TensorView* subject = nullptr;
   LayoutCandidate reading;
   PairComparison comparison;
 };
@@ -86,6 +91,7 @@ class Differ {
         comparable.push_back(i);
       }
     }
+    AlignMixtures(result.sites, comparable);
     CompareAll(comparable);
     RememberScores(comparable);
     for (const std::size_t i : comparable) Judge(works_[i], i, result.sites[i]);
@@ -167,16 +173,56 @@ class Differ {
       const std::int64_t done = done_.fetch_add(values) + values;
       if (options_.progress) options_.progress(done, total_);
     };
-    work.comparison =
-        ComparePair(work.pair->reference->tensor, work.pair->subject->tensor, work.reading.layout, progress);
+    work.comparison = ComparePair(*work.reference, *work.subject, work.reading.layout, progress);
+  }
+
+  // `moe.weights` stand in the order of `moe.experts`: where that order differs, or one side stands by expert, both are
+  // brought to [tokens, experts] first.
+  void AlignMixtures(std::vector<SiteDiff>& sites, std::vector<std::size_t>& comparable) {
+    works_.resize(pairs_.size());
+    for (std::size_t i = 0; i < pairs_.size(); ++i) {
+      EntryPair& pair = pairs_[i];
+      const bool can = pair.status == PairStatus::kPaired || pair.status == PairStatus::kShapeMismatch;
+      if (!can || !EndsWith(pair.site, "moe.weights") || sites[i].status == SiteStatus::kTokenMismatch) continue;
+      if (!pair.reference->has_data() || !pair.subject->has_data()) continue;
+      const std::string experts = pair.site.substr(0, pair.site.size() - 7) + "experts";
+      const auto recorded = [&](const Trace& trace, const TraceEntry& entry) {
+        const TraceEntry* chosen = trace.Find(entry.step, experts);
+        return RecordedWeights{entry.tensor, chosen != nullptr && chosen->has_data() ? &chosen->tensor : nullptr};
+      };
+      auto aligned = AlignExpertWeights(recorded(reference_, *pair.reference), recorded(subject_, *pair.subject));
+      if (!aligned) continue;
+      Work& work = works_[i];
+      work.pair = &pair;
+      work.reference = Keep(pair.site, std::move(aligned->reference), aligned->rows, aligned->experts);
+      work.subject = Keep(pair.site, std::move(aligned->subject), aligned->rows, aligned->experts);
+      work.reading.layout = ContiguousLayout(aligned->rows, aligned->experts);
+      work.reading.relation = {{"kind", "layout"}, {"from", "[tokens, k]"}, {"to", "[tokens, experts]"}};
+      pair.candidates = {work.reading};
+      sites[i].shape = sites[i].subject_shape = {aligned->rows, aligned->experts};
+      sites[i].note.clear();
+      if (pair.status == PairStatus::kShapeMismatch) comparable.push_back(i);
+      pair.status = PairStatus::kPaired;
+    }
+    std::sort(comparable.begin(), comparable.end());
+  }
+
+  // Values of our own making, kept as long as the comparison runs.
+  const TensorView* Keep(const std::string& name, std::vector<double> values, std::int64_t rows, std::int64_t columns) {
+    const auto& kept = made_values_.emplace_back(std::move(values));
+    return &made_views_.emplace_back(TensorView{name, DType::kF64, {rows, columns}, std::as_bytes(std::span(kept))});
   }
 
   void CompareAll(const std::vector<std::size_t>& comparable) {
-    works_.resize(pairs_.size());
     std::vector<std::size_t> small, large;
     for (const std::size_t i : comparable) {
-      works_[i].pair = &pairs_[i];
-      works_[i].reading = pairs_[i].candidates.front();
+      Work& work = works_[i];
+      if (work.pair == nullptr) {
+        work.pair = &pairs_[i];
+        work.reference = &pairs_[i].reference->tensor;
+        work.subject = &pairs_[i].subject->tensor;
+        work.reading = pairs_[i].candidates.front();
+      }
       const std::int64_t values = works_[i].reading.layout.Count();
       total_ += values;
       rows_ += works_[i].reading.layout.rows;
@@ -224,53 +270,17 @@ class Differ {
       site.status = SiteStatus::kIdentical;
       return;
     }
-    const std::optional<std::int64_t> row = FirstDivergedRow(work, site.allowed, Allowed(pair, index, total_));
+    const bool exact = !Info(work.reference->dtype).is_float && !Info(work.subject->dtype).is_float;
+    const ErrorBounds bounds{.row = site.allowed, .value = Allowed(pair, index, total_)};
+    const std::optional<std::int64_t> row = FirstDivergedRow(work.comparison, layout, bounds, exact);
     site.status = row ? SiteStatus::kDiverged : SiteStatus::kWithinNoise;
     if (row) site.diverged_position = pair.first_position + *row;
-  }
-
-  // The first row that rounding does not explain; nullopt if all are explained.
-  //   allowed: of a row;  allowed_value: of a single value, of which there are more to judge
-  std::optional<std::int64_t> FirstDivergedRow(const Work& work, double allowed, double allowed_value) const {
-    const PairStats& stats = work.comparison.total;
-    const std::vector<PositionStats>& rows = work.comparison.positions;
-    const bool integers =
-        !Info(work.pair->reference->tensor.dtype).is_float && !Info(work.pair->subject->tensor.dtype).is_float;
-    // A row of small values (one score, a first token) is measured against a usual row: its error comes from operands
-    // of that size. The median, because a first token may be a hundred times larger than all others.
-    std::vector<double> energies;
-    for (const PositionStats& row : rows) energies.push_back(row.rr);
-    double usual = 0;
-    if (!energies.empty()) {
-      const auto middle = energies.begin() + static_cast<std::ptrdiff_t>(energies.size() / 2);
-      std::nth_element(energies.begin(), middle, energies.end());
-      usual = *middle;
-    }
-    // A single wrong value drowns in the sums of its row. Rounding spreads over all values, if unevenly (products of large
-    // activations); so the largest difference is suspect where it exceeds the bound against the values there, and is
-    // more than all other differences of the tensor together.
-    std::int64_t outlier_row = -1;
-    if (stats.max_abs_at >= 0) {
-      const PairLayout& layout = work.reading.layout;
-      const std::int64_t row = stats.max_abs_at / layout.inner % layout.rows;
-      const double values = static_cast<double>(layout.outer * layout.inner);
-      const double around = std::sqrt(std::max(rows[static_cast<std::size_t>(row)].rr, usual) / values);
-      const double size = std::max({std::fabs(stats.max_reference), std::fabs(stats.max_subject), around});
-      const bool alone = 2 * stats.max_abs * stats.max_abs >= stats.dd.Total();
-      if (!(stats.max_abs <= allowed_value * size) && alone) outlier_row = row;
-    }
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const bool explained = rows[i].dd <= allowed * allowed * std::max(rows[i].rr, usual);
-      const bool wrong = rows[i].mismatches > 0 || !explained || (integers && rows[i].unequal > 0);
-      if (wrong || static_cast<std::int64_t>(i) == outlier_row) return static_cast<std::int64_t>(i);
-    }
-    return std::nullopt;
   }
 
   void JudgeRouting(const Work& work, SiteDiff& site) const {
     const EntryPair& pair = *work.pair;
     const PairLayout& layout = work.reading.layout;
-    const RoutingDiff routing = CompareRouting(pair.reference->tensor, layout.reference.base, pair.subject->tensor,
+    const RoutingDiff routing = CompareRouting(*work.reference, layout.reference.base, *work.subject,
                                                layout.subject.base, layout.rows, layout.inner);
     site.status = routing.same_order == routing.tokens ? SiteStatus::kIdentical
                   : routing.same_set == routing.tokens ? SiteStatus::kWithinNoise
@@ -301,8 +311,8 @@ class Differ {
 
   // Takes `reading` if its error is at most `limit` and smaller than what `work` has.
   void Try(const LayoutCandidate& reading, double limit, Work& work) {
-    Work trial{work.pair, reading, {}};
-    trial.comparison = ComparePair(work.pair->reference->tensor, work.pair->subject->tensor, reading.layout);
+    Work trial{work.pair, work.reference, work.subject, reading, {}};
+    trial.comparison = ComparePair(*work.reference, *work.subject, reading.layout);
     const double error = trial.comparison.total.Nmse();
     if (error <= limit && error < work.comparison.total.Nmse()) work = std::move(trial);
   }
@@ -322,7 +332,7 @@ class Differ {
         if (!trial) continue;
         LayoutCandidate few = *trial;
         few.layout.rows = std::min<std::int64_t>(few.layout.rows, 4);
-        const double error = ComparePair(pair.reference->tensor, pair.subject->tensor, few.layout).total.Nmse();
+        const double error = ComparePair(*work.reference, *work.subject, few.layout).total.Nmse();
         if (error < best_error) {
           best_error = error;
           best = {head_dim, subject_is_interleaved};
@@ -382,7 +392,9 @@ class Differ {
   std::optional<TokenMismatch> tokens_;
   std::vector<EntryPair> pairs_;
   NoiseModel noise_;
-  std::vector<std::int64_t> stored_;                           // by index into pairs_: tensors stored by then
+  std::vector<std::int64_t> stored_;  // by index into pairs_: tensors stored by then
+  std::deque<std::vector<double>> made_values_;
+  std::deque<TensorView> made_views_;
   std::vector<Work> works_;                                    // by index into pairs_
   std::map<std::pair<int, std::int64_t>, double> scores_rms_;  // step, layer
   std::map<std::string, std::pair<std::int64_t, bool>> row_orders_;

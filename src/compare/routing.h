@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/tensor.h"
@@ -20,5 +21,22 @@ struct RoutingDiff {
 [[nodiscard]] RoutingDiff CompareRouting(const TensorView& reference, std::int64_t reference_base,
                                          const TensorView& subject, std::int64_t subject_base, std::int64_t rows,
                                          std::int64_t experts);
+
+// Weights of a mixture by expert instead of by rank, so that two runs that sort their experts differently still compare.
+struct ExpertWeights {
+  std::int64_t rows = 0, experts = 0;
+  std::vector<double> reference, subject;  // [rows, experts], 0 where an expert was not chosen
+};
+
+// One side's recorded weights, with its `moe.experts` where they are recorded (else nullptr).
+struct RecordedWeights {
+  const TensorView& weights;  // [rows, k] in the order of `experts`, or [rows, experts] with zeros
+  const TensorView* experts;  // [rows, k]
+};
+
+// nullopt where that is not needed (both in the same order already) or not possible (no `experts` to go by, other rows,
+// an expert number that is none).
+[[nodiscard]] std::optional<ExpertWeights> AlignExpertWeights(const RecordedWeights& reference,
+                                                              const RecordedWeights& subject);
 
 }  // namespace paritrace

@@ -357,6 +357,26 @@ TEST(Diff, ExpertsAreSets) {
   EXPECT_EQ(result.sites[0].diverged_position, 1);
 }
 
+TEST(Diff, MixtureWeightsFollowTheirExperts) {
+  const std::string experts = "layers.1.moe.experts", weights = "layers.1.moe.weights";
+  MemoryTrace sorted, unsorted, by_expert, wrong;
+  sorted.Add(0, experts, {2, 2}, {3, 0, 1, 2}, DType::kI32).Add(0, weights, {2, 2}, {0.75, 0.25, 0.625, 0.375});
+  unsorted.Add(0, experts, {2, 2}, {0, 3, 1, 2}, DType::kI32).Add(0, weights, {2, 2}, {0.25, 0.75, 0.625, 0.375});
+  by_expert.Add(0, experts, {2, 2}, {3, 0, 1, 2}, DType::kI32)
+      .Add(0, weights, {2, 4}, {0.25, 0, 0, 0.75, 0, 0.625, 0.375, 0});
+  wrong.Add(0, experts, {2, 2}, {0, 3, 1, 2}, DType::kI32).Add(0, weights, {2, 2}, {0.75, 0.25, 0.625, 0.375});
+  for (const MemoryTrace* subject : {&unsorted, &by_expert}) {
+    const DiffResult result = Diff(sorted.trace(), subject->trace());
+    EXPECT_EQ(At(result, weights).status, SiteStatus::kIdentical);
+    EXPECT_EQ(At(result, weights).relation["to"], "[tokens, experts]");
+    EXPECT_EQ(Diff(subject->trace(), sorted.trace()).verdict, result.verdict);
+  }
+  EXPECT_EQ(At(Diff(sorted.trace(), sorted.trace()), weights).relation, nullptr);
+  const DiffResult result = Diff(sorted.trace(), wrong.trace());
+  EXPECT_EQ(At(result, weights).status, SiteStatus::kDiverged);
+  EXPECT_EQ(At(result, weights).diverged_position, 0);
+}
+
 TEST(Diff, DigestsAreEqualByHash) {
   MemoryTrace a, b, c;
   a.AddDigest(0, "embed", {2, 4}, "xxh3:1");
