@@ -139,8 +139,8 @@ def main():
     run([PYTHON, "models/write_gguf.py", MODEL, f"{OUT}/right.gguf", "--type", "f32"])
     run([PYTHON, "models/write_gguf.py", MODEL, f"{OUT}/wrong.gguf", "--type", "f32", "--no-permute"])
 
-    heading("The reference: Hugging Face Transformers, on the tokens of a sentence")
-    run([PARITRACE, "capture", "hf", MODEL, "--tokens", tokens, "-o", f"{OUT}/hf"])
+    heading("The reference: Hugging Face Transformers in f32, on the tokens of a sentence")
+    run([PARITRACE, "capture", "hf", MODEL, "--tokens", tokens, "--dtype", "f32", "-o", f"{OUT}/hf"])
 
     heading("The wrong file in llama.cpp: capture, compare, diagnose")
     wrong = examine("wrong", tokens)

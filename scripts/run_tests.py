@@ -8,6 +8,7 @@ lost: a runner that crashes, hangs, finds no tests, or fails without naming a te
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ class Tally:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
-    failures: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (test, what it printed)
     notes: list[str] = field(default_factory=list)
 
     def add_failure(self, note):
@@ -54,7 +55,7 @@ def count_cases(path):
         )
         if children & {"failure", "error"} or case.get("status") == "fail" or (skipped is not None and not asked_for):
             tally.failed += 1
-            tally.failures.append(name)
+            tally.failures.append((name, case.findtext("system-out") or ""))
         elif skipped is not None or case.get("status") == "disabled":
             tally.skipped += 1
         else:
@@ -62,9 +63,12 @@ def count_cases(path):
     return tally
 
 
-def run_bounded(command, environment):
-    """Runs `command` in its own process group; returns its exit code, or None where it ran past SECONDS_A_RUNNER."""
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+def run_bounded(command, environment, output):
+    """Runs `command` in its own process group; returns its exit code, or None where it ran past SECONDS_A_RUNNER.
+
+    output: an open file that takes what it prints, or None for the screen.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
         return process.wait(timeout=SECONDS_A_RUNNER)
     except subprocess.TimeoutExpired:
@@ -75,12 +79,20 @@ def run_bounded(command, environment):
             process.wait()
 
 
-def run(name, command, report, environment, clean_exits):
-    """Runs one runner and returns its Tally. `clean_exits`: {exit code: how many failures it stands for, at least}."""
+def run(name, command, report, environment, clean_exits, log=None):
+    """Runs one runner and returns its Tally.
+
+    clean_exits: {exit code: how many failures it stands for, at least}
+    log: takes the runner's screen, where only what failed is worth showing
+    """
     print(f"== {name} tests", flush=True)
     report.unlink(missing_ok=True)
     started = time.monotonic()
-    code = run_bounded(command, environment)
+    with open(log, "wb") if log else contextlib.nullcontext() as output:
+        try:
+            code = run_bounded(command, environment, output)
+        except OSError as error:
+            code = f"{command[0]}: {error.strerror}"
     try:
         tally = count_cases(report)
     except (OSError, ET.ParseError):
@@ -94,6 +106,12 @@ def run(name, command, report, environment, clean_exits):
         tally.add_failure(f"{name}: the runner reports a failure (exit code {code}) that no test stands for")
     if tally.passed + tally.failed == 0:
         tally.add_failure(f"{name}: no test ran")
+    if log:
+        for test, printed in tally.failures:
+            print(f"-- {test}\n{printed.strip()}")
+        if tally.notes:
+            print(f"-- the end of {log.relative_to(ROOT)}")
+            print("\n".join(log.read_text(errors="replace").splitlines()[-25:]))
     print(f"== {name}: {summary(tally)} in {time.monotonic() - started:.0f} s", flush=True)
     return tally
 
@@ -103,9 +121,9 @@ def run_cpp(environment):
     report = REPORTS / "cpp.xml"
     command = [
         "ctest", "--test-dir", str(CPP_BUILD), "--output-junit", str(report), "--output-on-failure", "--no-tests=error",
-        "--timeout", str(SECONDS_A_TEST), "--parallel", str(os.cpu_count() or 1), "--progress",
+        "--timeout", str(SECONDS_A_TEST), "--parallel", str(os.cpu_count() or 1),
     ]  # fmt: skip
-    return run("C++", command, report, environment, {0: 0, 8: 1})
+    return run("C++", command, report, environment, {0: 0, 8: 1}, REPORTS / "cpp.log")
 
 
 def run_python(environment):
@@ -146,7 +164,7 @@ def main():
         total.passed += tally.passed
         total.failed += tally.failed
         total.skipped += tally.skipped
-        for line in tally.failures + tally.notes:
+        for line in [test for test, _ in tally.failures] + tally.notes:
             print(f"FAILED {line}")
     print(summary(total), flush=True)
     return 0 if total.failed == 0 and total.passed > 0 else 1
