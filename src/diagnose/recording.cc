@@ -42,7 +42,9 @@ std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
 void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node, RecordedSite& site) {
   const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 3);
   const std::int64_t tokens = site.value.shape[1], keys = step.start + step.count;
-  if (shape.size() != 3 || shape[0] != site.value.shape[0] || shape[1] != step.count || shape[2] < keys) {
+  // A cache that drops what has left a sliding window holds only the last keys; the others are masked.
+  const bool may_be_cut = step.start > 0 && shape.size() == 3 && shape[2] >= step.count;
+  if (shape.size() != 3 || shape[0] != site.value.shape[0] || shape[1] != step.count || (shape[2] < keys && !may_be_cut)) {
     RefuseShape(trace, entry, fmt::format("[{}, {}, {}]", site.value.shape[0], step.count, keys));
   }
   const bool is_scores = std::holds_alternative<ScoresOp>(node.op);
@@ -52,8 +54,9 @@ void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& s
     for (std::int64_t q = 0; q < step.count; ++q) {
       const double* from = values.data() + (h * shape[1] + q) * shape[2];
       double* to = site.value.data.data() + (h * tokens + step.start + q) * tokens;
-      for (std::int64_t k = 0; k < keys; ++k) {
-        to[k] = is_scores && from[k] <= masked ? -std::numeric_limits<double>::infinity() : from[k];
+      const std::int64_t dropped = std::max<std::int64_t>(keys - shape[2], 0);
+      for (std::int64_t k = dropped; k < keys; ++k) {
+        to[k] = is_scores && from[k - dropped] <= masked ? -std::numeric_limits<double>::infinity() : from[k - dropped];
       }
     }
   }

@@ -21,6 +21,7 @@ constexpr std::size_t kTried = 12;
 constexpr double kTie = 1.5;
 // A mistake below the noise is named if chance would do so in fewer than one site of a million.
 constexpr double kChance = 1e-6;
+constexpr double kAboveOrder = 8;
 
 struct Outcome {
   Hypothesis hypothesis;
@@ -241,7 +242,10 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     // where this mistake moves the prediction, and in its direction, has the chance below, for each mistake that is tried.
     const double place = static_cast<double>(wins + losses) / (2.0 * static_cast<double>(std::max<std::int64_t>(compared, 1)));
     const double chance = std::pow(place, static_cast<double>(wins)) * static_cast<double>(proposed.size());
-    const bool decisive = wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
+    // Where results are stored in f32, a whole row shares the rounding of its mean or its sum, which no chance of single
+    // values describes: there the mistake must stand well above what the order of summation leaves.
+    const bool above_order = replay.arithmetic().storage != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
+    const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive) continue;
     Outcome outcome{.hypothesis = std::move(hypothesis), .accepted = true};
     outcome.stats = Measure(replay, node, EvaluateAll(replay, target, outcome.hypothesis.edit));

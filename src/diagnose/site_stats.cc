@@ -10,6 +10,49 @@ double Share(std::int64_t part, std::int64_t whole) {
   return whole == 0 ? 1.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
+// Roundings of about the result's size that an f32 kernel makes on the way to it, besides its sums. One sample of them may
+// be exact by luck, and in a norm or a softmax a whole row shares most of them: their expected square keeps the floor up.
+double RoundingsOf(const Node& node, Rounding storage) {
+  if (storage != Rounding::kF32) return 1;  // coarser results round far more than the f32 inside
+  if (std::holds_alternative<NormOp>(node.op)) return 4;        // mean square, reciprocal root, two products
+  if (std::holds_alternative<SoftmaxOp>(node.op)) return 4;     // difference, exponential, sum, quotient
+  if (std::holds_alternative<ActivationOp>(node.op)) return 4;  // exponential or error function, sum, quotient, product
+  if (std::holds_alternative<RopeOp>(node.op)) return 3;        // cosine or sine, product, sum
+  if (std::holds_alternative<ScoresOp>(node.op)) return 2;      // dot, scale
+  return 1;
+}
+
+// Engines take the angle position * frequency in f32, each with a power, a product and a scaling of its own: two roundings of
+// the angle on average, whatever the sample's were. Far from the start that is more than the rounding of the result.
+class AngleNoise {
+ public:
+  AngleNoise(const Node& node, const Arithmetic& arithmetic) {
+    const auto* op = std::get_if<RopeOp>(&node.op);
+    if (op == nullptr || arithmetic.inner != Rounding::kF32) return;
+    op_ = op;
+    for (std::int64_t i = 0; i < op->rotary_dim / 2; ++i) {
+      const double factor = op->frequency_factors.empty() ? 1.0 : op->frequency_factors[static_cast<std::size_t>(i)];
+      frequencies_.push_back(std::pow(op->theta, -2.0 * static_cast<double>(i) / static_cast<double>(op->exponent_dim)) * op->position_scale / factor);
+    }
+  }
+  // Expected square of the error at lane `channel` of a row, from its partner's value.
+  [[nodiscard]] double At(std::int64_t position, std::int64_t channel, std::span<const double> row) const {
+    if (op_ == nullptr) return 0;
+    const std::int64_t lane = channel % op_->head_dim, half = op_->rotary_dim / 2;
+    if (lane >= op_->rotary_dim) return 0;
+    const bool split = op_->pairing == RopePairing::kHalfSplit;
+    const std::int64_t pair = split ? lane % half : lane / 2;
+    const std::int64_t partner = channel - lane + (split ? (lane + half) % op_->rotary_dim : lane ^ 1);
+    const double half_ulp = HalfUlp(Rounding::kF32, static_cast<double>(position) * frequencies_[static_cast<std::size_t>(pair)]);
+    const double other = row[static_cast<std::size_t>(partner)];
+    return 2 * half_ulp * half_ulp / 3 * other * other;
+  }
+
+ private:
+  const RopeOp* op_ = nullptr;
+  std::vector<double> frequencies_;
+};
+
 double Relative(double part, double whole) {
   return part == 0 ? 0.0 : whole == 0 ? std::numeric_limits<double>::infinity() : part / whole;
 }
@@ -51,6 +94,8 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
   stats.by_channel.resize(scores ? 0 : static_cast<std::size_t>(cols));
   stats.by_head.resize(static_cast<std::size_t>(scores ? recorded.value.shape[0] : head_width > 0 ? cols / head_width : 0));
   const Rounding storage = arithmetic.storage;
+  const double roundings = RoundingsOf(node, storage);
+  const AngleNoise angle(node, arithmetic);
   for (std::int64_t r = 0; r < recorded.value.rows(); ++r) {
     const std::int64_t t = scores ? r % tokens : r;
     if (t < range.begin || t >= range.end || !recorded.token_known[static_cast<std::size_t>(t)]) continue;
@@ -72,7 +117,7 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
         const double e = x - f, n = s - f, half = HalfUlp(storage, f), l = x - p, o = s - p;
         value.error = e * e;
         value.sampled = n * n;
-        value.rounding = half * half / 3;  // uniform over half a ULP: a third of its square on average
+        value.rounding = roundings * half * half / 3 + angle.At(t, c, replayed.exact.row(r));  // uniform over half a ULP: a third of its square on average
         stats.left += l * l;
         stats.order += o * o + (storage == Rounding::kF32 ? half * half / 3 : 0);
         stats.signal += f * f;

@@ -37,6 +37,13 @@ enum class DotInput : std::uint8_t {
 // oneDNN's bf16 kernels (torch on x86) do sum front to back, so that kF32Sequential is the prediction as well.
 enum class Accumulate : std::uint8_t { kExact, kF32Sequential };
 
+// How exp, tanh and erf inside an activation are computed.
+enum class ActivationKernel : std::uint8_t {
+  kExact,        // the true value, rounded once
+  kVector,       // step by step in the inner precision, erf by the vector kernels' polynomial (torch)
+  kStoredSteps,  // JAX: every step of SiLU is stored
+};
+
 struct Arithmetic {
   std::string name;
   Rounding weights = Rounding::kNone;  // what float weights of the model are kept as
@@ -49,7 +56,7 @@ struct Arithmetic {
   Rounding kv_cache = Rounding::kNone;    // K after RoPE and V, as attention reads them
   bool flash_attention = false;           // scores and probabilities are never stored
   bool rope_angle_iterated = false;       // ggml: theta *= scale, pair by pair, in f32; else one power a pair
-  bool activation_stepwise = false;       // JAX: each step of SiLU rounds to storage, not only its result
+  ActivationKernel activation = ActivationKernel::kExact;
 };
 
 // A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.

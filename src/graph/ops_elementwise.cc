@@ -58,6 +58,15 @@ double ApplyStepwise(Activation function, double x, Rounding storage) {
   return x * sigmoid;
 }
 
+double ApplyWith(const Arithmetic& arithmetic, Activation function, double x) {
+  switch (arithmetic.activation) {
+    case ActivationKernel::kExact: return Apply(function, x);
+    case ActivationKernel::kVector: return ApplyInSteps(function, x, arithmetic.inner);
+    case ActivationKernel::kStoredSteps: return ApplyStepwise(function, x, arithmetic.storage);
+  }
+  return x;
+}
+
 }  // namespace
 
 Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic) {
@@ -65,9 +74,7 @@ Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> in
   Value out(inputs[0]->shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     const double x = inputs[0]->data[i];
-    double y = arithmetic.activation_stepwise ? ApplyStepwise(op.function, x, storage)
-               : arithmetic.reduce == Accumulate::kF32Sequential ? ApplyInSteps(op.function, x, arithmetic.inner)
-                                                                 : Apply(op.function, x);
+    double y = ApplyWith(arithmetic, op.function, x);
     y = Round(storage, y);
     if (inputs.size() > 1) y = Round(storage, y * inputs[1]->data[i]);
     out.data[i] = y;
