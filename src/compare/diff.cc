@@ -14,6 +14,7 @@
 
 #include "compare/align.h"
 #include "compare/judge.h"
+#include "compare/relations.h"
 #include "compare/routing.h"
 #include "core/parallel.h"
 
@@ -96,6 +97,7 @@ class Differ {
     RememberScores(comparable);
     for (const std::size_t i : comparable) Judge(works_[i], i, result.sites[i]);
     SearchReadings(comparable, result.sites);
+    SearchRelations(comparable, result.sites);
     Conclude(result);
     return result;
   }
@@ -350,6 +352,38 @@ class Differ {
     }
     Try(*WithRowOrder(base, best.head_dim, best.subject_is_interleaved), plain / kDecisive, work);
     if (!work.reading.relation.is_null()) row_orders_[kind] = {best.head_dim, best.subject_is_interleaved};
+  }
+
+  // What would explain the first sites that diverged. Later ones mostly inherit an error that nothing simple describes.
+  void SearchRelations(const std::vector<std::size_t>& comparable, std::vector<SiteDiff>& sites) const {
+    constexpr std::size_t kMostSearched = 32;
+    std::vector<std::size_t> searched;
+    for (const std::size_t i : comparable) {
+      const bool ids = EndsWith(pairs_[i].site, "moe.experts") || !Info(works_[i].reference->dtype).is_float;
+      if (sites[i].status == SiteStatus::kDiverged && !ids && searched.size() < kMostSearched) searched.push_back(i);
+    }
+    ParallelFor(static_cast<std::int64_t>(searched.size()), 1, [&](std::int64_t begin, std::int64_t) {
+      const std::size_t i = searched[static_cast<std::size_t>(begin)];
+      const Work& work = works_[i];
+      const std::int64_t row = *sites[i].diverged_position - pairs_[i].first_position;
+      auto found = FindRelation({*work.reference, *work.subject, work.reading.layout, row}, Neighbours(i));
+      if (!found) return;
+      if (!sites[i].relation.is_null()) (*found)["layout"] = sites[i].relation;
+      sites[i].relation = std::move(*found);
+    });
+  }
+
+  // The reference's tensors of the same layer and size, one of which the subject may hold, add or leave out.
+  std::vector<OtherTensor> Neighbours(std::size_t index) const {
+    std::vector<OtherTensor> others;
+    const EntryPair& pair = pairs_[index];
+    if (works_[index].reference != &pair.reference->tensor) return others;
+    for (const EntryPair& other : pairs_) {
+      const bool near = other.step == pair.step && LayerOf(other.site) == LayerOf(pair.site) && other.site != pair.site;
+      if (!near || other.reference == nullptr || !other.reference->has_data() || !other.is_site) continue;
+      if (other.shape == pair.shape) others.push_back({other.site, &other.reference->tensor});
+    }
+    return others;
   }
 
   void Conclude(DiffResult& result) const {

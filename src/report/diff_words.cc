@@ -162,7 +162,12 @@ std::string DescribeNote(const SiteDiff& site) {
   if (site.relation.is_null()) return text;
   const std::string kind = site.relation.value("kind", "");
   std::string said;
-  if (kind == "rope_row_order") {
+  if (site.relation.contains("statement")) {
+    said = site.relation.value("statement", "");
+    if (site.relation.contains("left_nmse") && site.relation["left_nmse"].is_number()) {
+      said += fmt::format("; nmse {} is left", ShortNumber(site.relation["left_nmse"].get<double>()));
+    }
+  } else if (kind == "rope_row_order") {
     said = fmt::format("the subject's rows are in {} order, heads of {}", site.relation.value("from", ""),
                        site.relation.value("head_dim", 0));
   } else if (kind == "layout") {
