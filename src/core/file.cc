@@ -23,7 +23,8 @@ UsageError CannotOpen(const std::string& path, std::string_view why) {
 class MappedFile final : public InputFile {
  public:
   explicit MappedFile(const std::string& path) : name_(path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // O_NONBLOCK: a named pipe in somebody's trace must be refused below, not waited for.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) throw CannotOpen(path, std::strerror(errno));
     struct stat info {};
     if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {

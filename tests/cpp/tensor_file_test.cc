@@ -1,5 +1,9 @@
 #include "formats/tensor_file.h"
 
+#include <sys/stat.h>
+
+#include <cstdio>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -31,6 +35,14 @@ TEST(ReadTensorFile, NamesWhatItFound) {
 TEST(OpenTensorFile, MissingFilesAndFoldersAreUsageErrors) {
   EXPECT_THROW((void)OpenTensorFile("/nonexistent.gguf"), UsageError);
   EXPECT_THROW((void)OpenTensorFile(::testing::TempDir()), UsageError);
+}
+
+TEST(OpenTensorFile, ANamedPipeIsRefusedNotWaitedFor) {
+  const std::string path = ::testing::TempDir() + "tensor_file_test.fifo";
+  std::remove(path.c_str());
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THROW((void)OpenTensorFile(path), UsageError);
+  std::remove(path.c_str());
 }
 
 }  // namespace
