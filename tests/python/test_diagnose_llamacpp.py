@@ -77,6 +77,29 @@ def test_rows_left_unpermuted_are_named(flash, gguf, tmp_path):
     assert [group["cause"] for group in result["summary"]] == ["rope.interleaved"]
 
 
+def test_half_split_rotation_of_interleaved_rows_is_named(gguf, tmp_path):
+    """The other way round: against a file whose rows are meant for adjacent pairs, Hugging Face's rotation is the wrong one."""
+    trace = tmp_path / "hf"
+    assert paritrace("capture", "hf", HF, "--tokens", TOKENS, "-o", trace, "--dtype", "f32").returncode == 0
+    result = diagnose(trace, gguf("wrong"))
+    named = {(defect["site"], defect["cause"]["id"]) for defect in result["defects"]}
+    assert named == {(f"layers.{i}.attn.{x}_rope", "rope.half_split") for i in range(LAYERS) for x in "qk"}
+
+
+def test_the_file_the_subject_ran_tells_conversion_from_execution(gguf, tmp_path):
+    trace = capture(gguf("wrong"), tmp_path / "t", "on")
+    done = paritrace("diagnose", trace, "--model", HF, "--subject-model", gguf("wrong"), "--json", "-")
+    assert done.returncode == 1, done.stderr
+    assert {defect["origin"] for defect in json.loads(done.stdout)["defects"]} == {"conversion"}
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_quantised_weights_against_the_published_ones_are_a_difference_of_weights(kind, gguf, tmp_path):
+    result = diagnose(capture(gguf(kind), tmp_path / "t", "on"), HF)
+    assert {(d["cause"]["id"], d["cause"]["found"]) for d in result["defects"]} == {("precision", f"weights in {kind}")}
+    assert {d["site"].split(".", 2)[-1] for d in result["defects"]} == {*MATMULS, "embed"}
+
+
 def test_diff_alone_shows_a_divergence_that_grows(gguf, tmp_path):
     reference = tmp_path / "hf"
     assert paritrace("capture", "hf", HF, "--tokens", TOKENS, "-o", reference, "--dtype", "f32").returncode == 0
