@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
+#include "cli/outputs.h"
 #include "cli/progress.h"
 #include "compare/diff.h"
+#include "compare/mapping_file.h"
 #include "core/file.h"
 #include "report/diff_ci.h"
 #include "report/diff_html.h"
@@ -20,15 +22,11 @@ namespace paritrace::cli {
 namespace {
 
 struct Options {
-  std::string reference, subject;
+  std::string reference, subject, map;
+  double least_confidence = kUsableConfidence;
   bool all = false;
   OutputOptions outputs;
 };
-
-// Names in a trace may hold bytes that are no UTF-8: they are replaced, not refused.
-std::string Dump(const nlohmann::ordered_json& json) {
-  return json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-}
 
 void Write(const Options& options, const DiffResult& diff) {
   const OutputOptions& out = options.outputs;
@@ -43,9 +41,20 @@ void Write(const Options& options, const DiffResult& diff) {
   fmt::print("{}", DiffToTerminal(diff, text));
 }
 
+// What of the map is not used is said: a pair that silently is none would show as missing.
+void UseMap(const Options& options, Trace& reference, Trace& subject) {
+  const MappingUse use = ApplyMapping(ReadMapping(options.map), options.least_confidence, reference, subject);
+  if (options.outputs.quiet || use.unsure + use.absent == 0) return;
+  fmt::print(stderr, "paritrace: {}: {} pairs used", options.map, use.used);
+  if (use.unsure > 0) fmt::print(stderr, ", {} left out below confidence {:.2f}", use.unsure, options.least_confidence);
+  if (use.absent > 0) fmt::print(stderr, ", {} name a tensor that is not there", use.absent);
+  fmt::print(stderr, "\n");
+}
+
 int Run(const Options& options) {
-  const Trace reference = OpenTrace(options.reference);
-  const Trace subject = OpenTrace(options.subject);
+  Trace reference = OpenTrace(options.reference);
+  Trace subject = OpenTrace(options.subject);
+  if (!options.map.empty()) UseMap(options, reference, subject);
   const auto line = ProgressLine("comparing");
   std::mutex one_at_a_time;
   DiffOptions how;
@@ -69,6 +78,11 @@ void AddDiff(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("SUB", options->subject, "trace of the engine under test")->required();
   command->add_flag("--all", options->all, "show every site; otherwise long runs of one status are folded into a line");
+  command->add_option("--map", options->map, "pair the tensors as FILE says, which paritrace align writes")
+      ->type_name("FILE");
+  command->add_option("--min-confidence", options->least_confidence, "leave out pairs of the map that are less sure")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   AddOutputOptions(*command, options->outputs);
   command->callback([options, &exit_code] { exit_code = Run(*options); });
 }

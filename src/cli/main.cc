@@ -46,9 +46,12 @@ int main(int argc, char** argv) {
       "Exit codes: 0 parity, 1 diverged, 2 bad usage or input, 3 nothing to compare.");
   int exit_code = 0;
   paritrace::cli::AddDiff(app, exit_code);
+  paritrace::cli::AddAlign(app, exit_code);
   paritrace::cli::AddDiagnose(app, exit_code);
   paritrace::cli::AddRun(app, exit_code);
   paritrace::cli::AddShow(app, exit_code);
+  paritrace::cli::AddLogits(app, exit_code);
+  paritrace::cli::AddGrowth(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version

@@ -82,10 +82,13 @@ class Differ {
     result.tokens = tokens_;
     result.sites.resize(pairs_.size());
     for (std::size_t i = 0; i < pairs_.size(); ++i) Describe(pairs_[i], result.sites[i]);
+    const auto is_wanted = [&](const EntryPair& pair) {
+      return options_.only_site.empty() || pair.site == options_.only_site;
+    };
 
     std::vector<std::size_t> comparable;
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
-      if (pairs_[i].reference == nullptr || pairs_[i].subject == nullptr) continue;
+      if (pairs_[i].reference == nullptr || pairs_[i].subject == nullptr || !is_wanted(pairs_[i])) continue;
       if (tokens_ && !StandsBefore(pairs_[i], *tokens_)) {
         result.sites[i].status = SiteStatus::kTokenMismatch;
       } else if (pairs_[i].status == PairStatus::kPaired) {
@@ -98,6 +101,8 @@ class Differ {
     for (const std::size_t i : comparable) Judge(works_[i], i, result.sites[i]);
     SearchReadings(comparable, result.sites);
     SearchRelations(comparable, result.sites);
+    std::erase_if(result.sites,
+                  [&](const SiteDiff& site) { return !options_.only_site.empty() && site.site != options_.only_site; });
     Conclude(result);
     return result;
   }
@@ -143,6 +148,8 @@ class Differ {
     site.subject_shape = pair.subject_shape;
     site.note = pair.note;
     site.first_position = pair.first_position;
+    site.reference_entry = pair.reference;
+    site.subject_entry = pair.subject;
     if (pair.reference != nullptr) {
       site.reference_name = pair.reference->name;
       site.reference_dtype = pair.reference->tensor.dtype;
@@ -257,6 +264,7 @@ class Differ {
     const PairLayout& layout = work.reading.layout;
     const PairStats& stats = work.comparison.total;
     site.compared = true;
+    site.layout = layout;
     site.stats = stats;
     site.positions = work.comparison.positions;
     site.relation = work.reading.relation;
@@ -403,7 +411,7 @@ class Differ {
                                     FirstOf(result, SiteStatus::kShapeMismatch).site,
                                     FirstOf(result, SiteStatus::kShapeMismatch).note);
       } else {
-        result.reason = "the traces have no site in common";
+        result.reason = "the traces have no site in common; `paritrace align REF SUB -o MAP.toml` finds what to pair";
       }
     } else if (result.first_divergence) {
       result.verdict = Verdict::kDiverged;

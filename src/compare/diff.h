@@ -46,6 +46,9 @@ struct SiteDiff {
 
   // Below: only where values were compared.
   bool compared = false;
+  PairLayout layout;                            // how the values of the two entries pair up
+  const TraceEntry* reference_entry = nullptr;  // into the traces given to Diff; nullptr where missing
+  const TraceEntry* subject_entry = nullptr;
   PairStats stats;
   std::vector<std::int64_t> max_abs_at;         // index in `shape` of the largest difference; {} where nothing differs
   std::vector<std::int64_t> first_mismatch_at;  // likewise of the first NaN, infinity or mask on one side only
@@ -88,6 +91,8 @@ struct DiffResult {
 };
 
 struct DiffOptions {
+  // Compares this site only, and leaves the others out of the result; "": all.
+  std::string only_site;
   // Called from time to time, from any thread, with values compared so far and in all.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };

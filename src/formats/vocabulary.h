@@ -1,0 +1,32 @@
+// The texts of a model's tokens, to name them in a report. Not a tokenizer: it splits nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace paritrace {
+
+class Vocabulary {
+ public:
+  Vocabulary() = default;
+  explicit Vocabulary(std::vector<std::string> texts) : texts_(std::move(texts)) {}
+  [[nodiscard]] bool empty() const { return texts_.empty(); }
+  [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(texts_.size()); }
+
+  // The token's bytes, which may be a part of a character; "" for an id without a text.
+  [[nodiscard]] const std::string& Text(std::int64_t id) const;
+
+  // For people: 403 "\" once\"", in quotes with line feeds and the like escaped; only the number where no text is known.
+  [[nodiscard]] std::string Name(std::int64_t id) const;
+
+ private:
+  std::vector<std::string> texts_;  // by id
+};
+
+// From a Hugging Face tokenizer.json, a folder that holds one, or a .gguf with a vocabulary.
+// Byte-level pieces (GPT-2's 256 letters for 256 bytes), "▁" for a space and "<0x0A>" for a byte are decoded.
+// Errors: UsageError if there is no such file; FormatError if it is broken or holds no vocabulary.
+[[nodiscard]] Vocabulary LoadVocabulary(const std::string& path);
+
+}  // namespace paritrace
