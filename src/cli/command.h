@@ -19,6 +19,7 @@ void AddOutputOptions(CLI::App& command, OutputOptions& options);
 
 // Each adds one command; its callback sets exit_code.
 void AddDiff(CLI::App& app, int& exit_code);
+void AddAlign(CLI::App& app, int& exit_code);
 void AddDiagnose(CLI::App& app, int& exit_code);
 void AddRun(CLI::App& app, int& exit_code);
 void AddShow(CLI::App& app, int& exit_code);

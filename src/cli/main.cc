@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
       "Exit codes: 0 parity, 1 diverged, 2 bad usage or input, 3 nothing to compare.");
   int exit_code = 0;
   paritrace::cli::AddDiff(app, exit_code);
+  paritrace::cli::AddAlign(app, exit_code);
   paritrace::cli::AddDiagnose(app, exit_code);
   paritrace::cli::AddRun(app, exit_code);
   paritrace::cli::AddShow(app, exit_code);

@@ -164,7 +164,10 @@ class Positions {
   std::map<int, Span> steps_;
 };
 
-std::string KeyOf(const TraceEntry& entry) { return entry.site.empty() ? "name " + entry.name : "site " + entry.site; }
+std::string KeyOf(const TraceEntry& entry) {
+  if (!entry.pair_as.empty()) return "map " + entry.pair_as;
+  return entry.site.empty() ? "name " + entry.name : "site " + entry.site;
+}
 
 // Entries under one key, by step; several of one step in the order of the trace.
 using EntryGroups = std::map<std::string, std::vector<const TraceEntry*>>;

@@ -97,7 +97,7 @@ Document GrowthToDocument(const GrowthResult& result, std::size_t most_rows) {
   AddSection(document, result.by_layer, "layer", most_rows);
   AddSection(document, result.by_position, "position", most_rows);
   if (!result.by_layer.points.empty() || !result.by_position.points.empty()) {
-    document.remarks.push_back(
+    document.remarks.emplace_back(
         "error: rms(difference) / rms(reference); bars are logarithmic. p: the chance that the same errors, shuffled, "
         "give as steep a line.");
   }
