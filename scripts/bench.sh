@@ -10,7 +10,7 @@ mapfile -t programs < <(find "$BUILD/bench" -maxdepth 1 -type f -executable -nam
 cache_value() { sed -nE "s/^$1:[A-Z]+=//p" "$BUILD/CMakeCache.txt" | tail -n 1; }
 echo "cpu:      $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $JOBS core(s) in use"
 echo "compiler: $($(cache_value CMAKE_CXX_COMPILER) --version | head -n 1)"
-echo "flags:    $(cache_value CMAKE_CXX_FLAGS) $(cache_value CMAKE_CXX_FLAGS_RELEASE) ($(cache_value CMAKE_BUILD_TYPE))"
+echo "flags:    $(cache_value CMAKE_CXX_FLAGS_RELEASE) -ffp-contract=off ($(cache_value CMAKE_BUILD_TYPE))"
 for program in "${programs[@]}"; do
   arguments=(--benchmark_repetitions="$repetitions" --benchmark_report_aggregates_only=true)
   echo
