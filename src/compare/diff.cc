@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "compare/align.h"
+#include "compare/digest_judge.h"
 #include "compare/judge.h"
 #include "compare/relations.h"
 #include "compare/routing.h"
@@ -86,21 +87,25 @@ class Differ {
       return options_.only_site.empty() || pair.site == options_.only_site;
     };
 
-    std::vector<std::size_t> comparable;
+    std::vector<std::size_t> comparable, estimable;
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       if (pairs_[i].reference == nullptr || pairs_[i].subject == nullptr || !is_wanted(pairs_[i])) continue;
       if (tokens_ && !StandsBefore(pairs_[i], *tokens_)) {
         result.sites[i].status = SiteStatus::kTokenMismatch;
       } else if (pairs_[i].status == PairStatus::kPaired) {
         comparable.push_back(i);
+      } else if (pairs_[i].status == PairStatus::kNotRecorded && result.sites[i].status != SiteStatus::kIdentical) {
+        estimable.push_back(i);
       }
     }
     AlignMixtures(result.sites, comparable);
+    ExpectEstimates(estimable);
     CompareAll(comparable);
     RememberScores(comparable);
     for (const std::size_t i : comparable) Judge(works_[i], i, result.sites[i]);
     SearchReadings(comparable, result.sites);
     SearchRelations(comparable, result.sites);
+    EstimateAll(estimable, result.sites);
     std::erase_if(result.sites,
                   [&](const SiteDiff& site) { return !options_.only_site.empty() && site.site != options_.only_site; });
     Conclude(result);
@@ -164,9 +169,7 @@ class Differ {
       case PairStatus::kMissingInReference: site.status = SiteStatus::kMissingInReference; break;
       case PairStatus::kShapeMismatch: site.status = SiteStatus::kShapeMismatch; break;
       case PairStatus::kNotRecorded: {
-        const bool same = !pair.reference->hash.empty() && pair.reference->hash == pair.subject->hash &&
-                          pair.reference->tensor.dtype == pair.subject->tensor.dtype;
-        if (same) {
+        if (SameByHash(*pair.reference, *pair.subject)) {
           site.status = SiteStatus::kIdentical;
           site.note = "equal by their hashes";
         } else {
@@ -182,7 +185,8 @@ class Differ {
       const std::int64_t done = done_.fetch_add(values) + values;
       if (options_.progress) options_.progress(done, total_);
     };
-    work.comparison = ComparePair(*work.reference, *work.subject, work.reading.layout, progress);
+    work.comparison = ComparePair(*work.reference, *work.subject, work.reading.layout,
+                                  {.progress = progress, .detail = options_.all_stats});
   }
 
   // `moe.weights` stand in the order of `moe.experts`: where that order differs, or one side stands by expert, both are
@@ -243,6 +247,49 @@ class Differ {
     for (const std::size_t i : large) Compare(works_[i]);
   }
 
+  void ExpectEstimates(const std::vector<std::size_t>& estimable) {
+    for (const std::size_t i : estimable) {
+      const EntryPair& pair = pairs_[i];
+      const PairLayout& layout = pair.candidates.front().layout;
+      // A shape that no values stand behind may claim any number of rows.
+      rows_ += std::min<std::int64_t>(layout.rows, 1 << 20);
+      if (pair.reference->has_data() || pair.subject->has_data()) total_ += layout.Count();
+      if (!EndsWith(pair.site, "attn.scores")) continue;
+      for (const TraceEntry* entry : {pair.subject, pair.reference}) {
+        const auto rms = entry->stats.is_object() ? entry->stats.find("rms") : entry->stats.end();
+        if (rms != entry->stats.end() && rms->is_number())
+          scores_rms_[{pair.step, LayerOf(pair.site)}] = rms->get<double>();
+      }
+    }
+  }
+
+  void EstimateAll(const std::vector<std::size_t>& estimable, std::vector<SiteDiff>& sites) {
+    ParallelFor(static_cast<std::int64_t>(estimable.size()), 1, [&](std::int64_t begin, std::int64_t) {
+      const std::size_t i = estimable[static_cast<std::size_t>(begin)];
+      const EntryPair& pair = pairs_[i];
+      EstimateSite(pair, i, sites[i]);
+      if (!pair.reference->has_data() && !pair.subject->has_data()) return;
+      const std::int64_t values = pair.candidates.front().layout.Count(), done = done_.fetch_add(values) + values;
+      if (options_.progress) options_.progress(done, total_);
+    });
+  }
+
+  void EstimateSite(const EntryPair& pair, std::size_t index, SiteDiff& site) const {
+    const double allowed = Allowed(pair, index, rows_);
+    auto found = JudgeDigestPair(pair, allowed, RowOrderMayDiffer(pair.site, reference_.header, subject_.header));
+    if (!found) return;  // stays missing on one side
+    site.compared = true;
+    site.allowed = allowed;
+    site.layout = found->reading.layout;
+    site.relation = std::move(found->reading.relation);
+    site.estimate = std::move(found->comparison.estimate);
+    site.stats = found->comparison.stats;
+    site.positions = std::move(found->comparison.positions);
+    site.status = found->diverged ? SiteStatus::kDiverged : SiteStatus::kWithinNoise;
+    if (found->row) site.diverged_position = pair.first_position + *found->row;
+    site.note = std::move(found->note);
+  }
+
   // The softmax turns an absolute error of a score into a relative one of a probability: its condition is the size of
   // the scores, not 1.
   void RememberScores(const std::vector<std::size_t>& comparable) {
@@ -267,6 +314,7 @@ class Differ {
     site.layout = layout;
     site.stats = stats;
     site.positions = work.comparison.positions;
+    site.detail = work.comparison.detail;
     site.relation = work.reading.relation;
     site.allowed = Allowed(pair, index, rows_);
     site.diverged_position.reset();
@@ -322,7 +370,8 @@ class Differ {
   // Takes `reading` if its error is at most `limit` and smaller than what `work` has.
   void Try(const LayoutCandidate& reading, double limit, Work& work) {
     Work trial{work.pair, work.reference, work.subject, reading, {}};
-    trial.comparison = ComparePair(*work.reference, *work.subject, reading.layout);
+    trial.comparison = ComparePair(*work.reference, *work.subject, reading.layout,
+                                   {.progress = nullptr, .detail = options_.all_stats});
     const double error = trial.comparison.total.Nmse();
     if (error <= limit && error < work.comparison.total.Nmse()) work = std::move(trial);
   }

@@ -10,6 +10,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "compare/digest_compare.h"
 #include "compare/noise.h"
 #include "compare/pair_stats.h"
 #include "compare/tokens.h"
@@ -46,6 +47,8 @@ struct SiteDiff {
 
   // Below: only where values were compared.
   bool compared = false;
+  // Set where a side has no values: `stats` and `positions` are then estimated, and NaN where a digest cannot tell.
+  std::optional<SiteEstimate> estimate;
   PairLayout layout;                            // how the values of the two entries pair up
   const TraceEntry* reference_entry = nullptr;  // into the traces given to Diff; nullptr where missing
   const TraceEntry* subject_entry = nullptr;
@@ -53,6 +56,7 @@ struct SiteDiff {
   std::vector<std::int64_t> max_abs_at;         // index in `shape` of the largest difference; {} where nothing differs
   std::vector<std::int64_t> first_mismatch_at;  // likewise of the first NaN, infinity or mask on one side only
   std::vector<PositionStats> positions;
+  std::optional<DetailStats> detail;              // with DiffOptions::all_stats
   std::int64_t first_position = 0;                // absolute position of positions[0]
   std::optional<std::int64_t> diverged_position;  // the first, absolute
   double allowed = 0;                             // rms(difference) / rms(reference) that rounding explains here
@@ -93,6 +97,7 @@ struct DiffResult {
 struct DiffOptions {
   // Compares this site only, and leaves the others out of the result; "": all.
   std::string only_site;
+  bool all_stats = false;  // SiteDiff::detail as well
   // Called from time to time, from any thread, with values compared so far and in all.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };

@@ -100,7 +100,7 @@ LogitsResult CompareLogits(const Trace& reference, const Trace& subject, int top
   result.verdict = result.diff.verdict;
   result.reason = result.diff.reason;
   for (const SiteDiff& site : result.diff.sites) {
-    if (!site.compared || site.layout.outer != 1) continue;
+    if (!site.compared || site.estimate || site.layout.outer != 1) continue;  // a digest has no tokens' logits
     const PairLayout& layout = site.layout;
     const auto first = static_cast<std::size_t>(result.positions.size());
     result.positions.resize(first + static_cast<std::size_t>(layout.rows));

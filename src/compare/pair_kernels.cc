@@ -6,6 +6,8 @@
 // After foreach_target.h, as Highway asks.
 #include <hwy/highway.h>
 
+#include "compare/kernel_loads-inl.h"
+
 #include <cstdint>
 #include <cstring>
 
@@ -19,45 +21,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<double>;
 using V = hn::Vec<D>;
-using DF = hn::Rebind<float, D>;
-
-struct Half {
-  std::uint16_t bits;
-};
-struct BFloat {
-  std::uint16_t bits;
-};
-
-HWY_INLINE V LoadWide(D d, const double* p) { return hn::LoadU(d, p); }
-
-HWY_INLINE V LoadWide(D d, const float* p) { return hn::PromoteTo(d, hn::LoadU(DF(), p)); }
-
-HWY_INLINE V LoadWide(D d, const BFloat* p) {
-  const hn::Rebind<std::uint16_t, D> du16;
-  const hn::Rebind<std::uint32_t, D> du32;
-  const auto bits = hn::PromoteTo(du32, hn::LoadU(du16, reinterpret_cast<const std::uint16_t*>(p)));
-  return hn::PromoteTo(d, hn::BitCast(DF(), hn::ShiftLeft<16>(bits)));
-}
-
-HWY_INLINE V LoadWide(D d, const Half* p) {
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-  const hn::Rebind<hwy::float16_t, D> df16;
-  return hn::PromoteTo(d, hn::PromoteTo(DF(), hn::LoadU(df16, reinterpret_cast<const hwy::float16_t*>(p))));
-#else
-  // Highway's own emulation turns infinity and NaN into large finite values; here they must stay what they are.
-  const hn::Rebind<std::uint16_t, D> du16;
-  const hn::Rebind<std::uint32_t, D> du32;
-  const DF df;
-  const auto bits = hn::PromoteTo(du32, hn::LoadU(du16, reinterpret_cast<const std::uint16_t*>(p)));
-  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du32, 0x7FFFu)));
-  // 2^112 moves f16's exponent bias of 15 to f32's 127; subnormals come out normalised by the same product.
-  const auto scaled = hn::Mul(hn::BitCast(df, magnitude), hn::Set(df, 0x1p112f));
-  const auto nonfinite = hn::Ge(hn::BitCast(df, magnitude), hn::BitCast(df, hn::Set(du32, 0x7C00u << 13)));
-  const auto exponent = hn::IfThenElseZero(nonfinite, hn::BitCast(df, hn::Set(du32, 0x7F800000u)));
-  const auto sign = hn::BitCast(df, hn::ShiftLeft<16>(hn::And(bits, hn::Set(du32, 0x8000u))));
-  return hn::PromoteTo(d, hn::Or(hn::Or(scaled, exponent), sign));
-#endif
-}
 
 struct Lanes {
   V max_abs, abs, aa, bb, ab, dd;
@@ -91,8 +54,8 @@ RunSums Run(const void* a_bytes, const void* b_bytes, std::int64_t count) {
   std::int64_t equal = 0;
   std::int64_t i = 0;
   for (; i + 2 * lanes <= count; i += 2 * lanes) {
-    equal += Step(d, LoadWide(d, a + i), LoadWide(d, b + i), even);
-    equal += Step(d, LoadWide(d, a + i + lanes), LoadWide(d, b + i + lanes), odd);
+    equal += Step(d, LoadF64(d, a + i), LoadF64(d, b + i), even);
+    equal += Step(d, LoadF64(d, a + i + lanes), LoadF64(d, b + i + lanes), odd);
   }
   if (i < count) {
     // The rest, filled up with zeros: they change no sum, and count as equal, which is taken back.
@@ -101,8 +64,8 @@ RunSums Run(const void* a_bytes, const void* b_bytes, std::int64_t count) {
     const auto rest = static_cast<std::size_t>(count - i);
     std::memcpy(a_rest, a + i, rest * sizeof(A));
     std::memcpy(b_rest, b + i, rest * sizeof(B));
-    equal += Step(d, LoadWide(d, a_rest), LoadWide(d, b_rest), even);
-    equal += Step(d, LoadWide(d, a_rest + lanes), LoadWide(d, b_rest + lanes), odd);
+    equal += Step(d, LoadF64(d, a_rest), LoadF64(d, b_rest), even);
+    equal += Step(d, LoadF64(d, a_rest + lanes), LoadF64(d, b_rest + lanes), odd);
     equal -= 2 * lanes - (count - i);
   }
   RunSums sums;
@@ -191,15 +154,15 @@ void SelectFromEnvironment() {
   Select(asked != nullptr ? asked : "", "PARITRACE_TARGET");
 }
 
-void SelectOnce() {
+}  // namespace
+
+void SelectKernelTarget() {
   static std::once_flag once;
   std::call_once(once, SelectFromEnvironment);
 }
 
-}  // namespace
-
 RunKernel FindRunKernel(DType a, DType b) {
-  SelectOnce();
+  SelectKernelTarget();
   return HWY_DYNAMIC_DISPATCH(Find)(a, b);
 }
 
@@ -210,12 +173,12 @@ std::vector<std::string> KernelTargets() {
 }
 
 std::string ActiveKernelTarget() {
-  SelectOnce();
+  SelectKernelTarget();
   return NameOf(hwy::SupportedAndGeneratedTargets().front());
 }
 
 void ForceKernelTarget(std::string_view name) {
-  SelectOnce();
+  SelectKernelTarget();
   if (name.empty()) {
     SelectFromEnvironment();
   } else {

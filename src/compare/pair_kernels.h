@@ -42,6 +42,9 @@ using RunKernel = RunSums (*)(const void* a, const void* b, std::int64_t count);
 // The one in use: the best, or what PARITRACE_TARGET asks for. Errors: UsageError where that names none of the above.
 [[nodiscard]] std::string ActiveKernelTarget();
 
+// Makes the choice below if nobody has yet; every kernel table asks for it first.
+void SelectKernelTarget();
+
 // Forces one of KernelTargets() from now on; "" returns to PARITRACE_TARGET or the best. For tests and benchmarks.
 void ForceKernelTarget(std::string_view name);
 

@@ -4,12 +4,13 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include <fmt/format.h>
 
 #include "compare/pair_kernels.h"
-#include "core/decode.h"
+#include "compare/tile_reader.h"
 #include "core/error.h"
 #include "core/parallel.h"
 
@@ -18,12 +19,13 @@ namespace {
 
 // Values a kernel takes at once: small enough that a second look (NaN found, place of the maximum) finds them in cache.
 constexpr std::int64_t kRun = 16384;
-// Values decoded at once: two tiles of doubles lie in the first-level cache together.
-constexpr std::int64_t kTile = 1024;
+constexpr std::int64_t kTile = TileReader<double>::kTile;
 // Longer rows are cut so that several threads share them; a multiple of every block size.
 constexpr std::int64_t kPiece = 1 << 16;
 // Values a thread takes at once: large against the cost of taking them, small against a large tensor.
 constexpr std::int64_t kChunk = 1 << 18;
+// Values of each side that are gone through twice in a row for the detailed statistics.
+constexpr std::int64_t kGroup = 1 << 15;
 
 double CosineOf(double rr, double ss, double rs) {
   if (rr == 0 && ss == 0) return 1;
@@ -50,75 +52,9 @@ bool IsExactInF32(DType dtype) {
   }
 }
 
-bool IsContiguous(const SideLayout& side) { return side.inner_stride == 1 && side.order.empty(); }
-
-std::int64_t Place(const SideLayout& side, std::int64_t outer, std::int64_t row, std::int64_t inner) {
-  const std::int64_t at = side.order.empty() ? inner : side.order[static_cast<std::size_t>(inner)];
-  return side.base + outer * side.outer_stride + row * side.row_stride + at * side.inner_stride;
-}
-
 std::int64_t IndexOn(const SideLayout& side, const PairLayout& layout, std::int64_t index) {
-  return Place(side, index / layout.inner / layout.rows, index / layout.inner % layout.rows, index % layout.inner);
+  return PlaceOf(side, index / layout.inner / layout.rows, index / layout.inner % layout.rows, index % layout.inner);
 }
-
-void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, double* out) {
-  DecodeF64(tensor, begin, count, out);
-}
-void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, float* out) {
-  DecodeF32(tensor, begin, count, out);
-}
-void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, long double* out) {
-  const std::byte* from = tensor.bytes.data() + begin * 8;
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (tensor.dtype == DType::kI64) {
-      std::int64_t value;
-      __builtin_memcpy(&value, from + 8 * i, 8);
-      out[i] = value;
-    } else if (tensor.dtype == DType::kU64) {
-      std::uint64_t value;
-      __builtin_memcpy(&value, from + 8 * i, 8);
-      out[i] = value;
-    } else {
-      double value;
-      DecodeF64(tensor, begin + i, 1, &value);
-      out[i] = value;
-    }
-  }
-}
-
-// One side of a pair as values of type T, whatever the dtype and the layout.
-template <typename T>
-class TileReader {
- public:
-  TileReader(const TensorView& tensor, const SideLayout& side) : tensor_(tensor), side_(side) {}
-
-  // count <= kTile values from (outer, row, inner); valid until the next call.
-  const T* Read(std::int64_t outer, std::int64_t row, std::int64_t inner, std::int64_t count) {
-    if (IsContiguous(side_)) return Span(Place(side_, outer, row, inner), count);
-    for (std::int64_t i = 0; i < count; ++i) {
-      gathered_[static_cast<std::size_t>(i)] = *Span(Place(side_, outer, row, inner + i), 1);
-    }
-    return gathered_.data();
-  }
-
- private:
-  // Decodes the window around [begin, begin + count) unless it is decoded already: gathers mostly stay inside one.
-  const T* Span(std::int64_t begin, std::int64_t count) {
-    if (begin < window_begin_ || begin + count > window_end_) {
-      constexpr std::int64_t kAlign = 256;  // a multiple of every block size
-      window_begin_ = begin / kAlign * kAlign;
-      window_end_ = std::min(tensor_.size(), window_begin_ + static_cast<std::int64_t>(window_.size()));
-      DecodeInto(tensor_, window_begin_, window_end_ - window_begin_, window_.data());
-    }
-    return window_.data() + (begin - window_begin_);
-  }
-
-  const TensorView& tensor_;
-  const SideLayout& side_;
-  std::int64_t window_begin_ = 0, window_end_ = 0;
-  std::array<T, kTile + 256> window_;
-  std::array<T, kTile> gathered_;
-};
 
 void Fold(const RunSums& sums, std::int64_t count, std::int64_t start, PairStats& total, PositionStats& position) {
   total.count += count;
@@ -234,40 +170,71 @@ class Comparison {
     }
   }
 
-  PairComparison Run(const ProgressFunction& progress) const {
+  PairComparison Run(const CompareOptions& options) const {
     PairComparison result;
     const std::int64_t pieces = layout_.inner == 0 ? 1 : (layout_.inner - 1) / kPiece + 1;
     const std::int64_t units = layout_.rows * pieces;
     const std::int64_t work = std::max<std::int64_t>(1, layout_.outer * std::min(layout_.inner, kPiece));
-    const std::int64_t grain = std::max<std::int64_t>(1, kChunk / work);
+    std::int64_t grain = std::max<std::int64_t>(1, kChunk / work);
+    std::optional<DetailCollector> collector;
+    if (options.detail) {
+      collector.emplace(reference_, subject_, layout_);
+      grain = std::max(grain, units / DetailChunks() + 1);
+    }
+    // Rows that are looked at twice lie in the second-level cache when the second look comes.
+    const std::int64_t group = collector && pieces == 1 ? std::max<std::int64_t>(1, kGroup / work) : 1;
     std::vector<PositionStats> parts(static_cast<std::size_t>(units));
-    std::vector<PairStats> totals(units == 0 ? 0 : static_cast<std::size_t>((units - 1) / grain + 1));
+    const std::size_t chunks = units == 0 ? 0 : static_cast<std::size_t>((units - 1) / grain + 1);
+    std::vector<PairStats> totals(chunks);
+    std::vector<DetailStats> details(collector ? chunks : 0);
     ParallelFor(units, grain, [&](std::int64_t begin, std::int64_t end) {
+      const auto chunk = static_cast<std::size_t>(begin / grain);
       PairStats total;
-      for (std::int64_t unit = begin; unit < end; ++unit) {
-        const std::int64_t inner = unit % pieces * kPiece;
-        const std::int64_t count = std::min(kPiece, layout_.inner - inner);
-        PositionStats position;
-        for (std::int64_t outer = 0; outer < layout_.outer; ++outer)
-          AddSpan(outer, unit / pieces, inner, count, total, position);
-        parts[static_cast<std::size_t>(unit)] = position;
+      if (collector) details[chunk] = collector->Start();
+      for (std::int64_t first = begin; first < end; first += group) {
+        const std::int64_t last = std::min(end, first + group), unmeasured = total.unmeasured;
+        for (std::int64_t unit = first; unit < last; ++unit) {
+          const std::int64_t inner = unit % pieces * kPiece, count = std::min(kPiece, layout_.inner - inner);
+          PositionStats position;
+          for (std::int64_t outer = 0; outer < layout_.outer; ++outer) {
+            AddSpan(outer, unit / pieces, inner, count, total, position);
+          }
+          parts[static_cast<std::size_t>(unit)] = position;
+        }
+        if (collector) {
+          const std::int64_t inner = first % pieces * kPiece, count = std::min(kPiece, layout_.inner - inner);
+          collector->Add(first / pieces, last - first, inner, count, total.unmeasured == unmeasured, details[chunk]);
+        }
       }
-      totals[static_cast<std::size_t>(begin / grain)] = total;
-      if (progress) progress(total.count);
+      totals[chunk] = total;
+      if (options.progress) options.progress(total.count);
     });
     for (const PairStats& total : totals) result.total.Merge(total);
+    if (collector) {
+      result.detail = collector->Start();
+      for (const DetailStats& detail : details) result.detail->Merge(detail);
+    }
     if (pieces == 1) {
       result.positions = std::move(parts);
     } else {
       result.positions.resize(static_cast<std::size_t>(layout_.rows));
-      for (std::size_t i = 0; i < parts.size(); ++i)
+      for (std::size_t i = 0; i < parts.size(); ++i) {
         result.positions[i / static_cast<std::size_t>(pieces)].Merge(parts[i]);
+      }
     }
     FindMaximum(result.total);
     return result;
   }
 
  private:
+  // Each chunk holds two numbers a channel: few enough chunks that they stay small together. From the layout alone, so
+  // that the same sums are added in the same order on any number of threads.
+  std::int64_t DetailChunks() const {
+    constexpr std::int64_t kMostBytes = 64 << 20;
+    const std::int64_t bytes = std::max<std::int64_t>(1, layout_.outer * layout_.inner * 16);
+    return std::clamp<std::int64_t>(kMostBytes / bytes, 4, 256);
+  }
+
   static void CheckSide(const TensorView& tensor, const SideLayout& side, const PairLayout& layout) {
     if (layout.Count() == 0) return;
     std::int64_t last = layout.inner - 1;
@@ -292,7 +259,7 @@ class Comparison {
 
   const std::byte* Address(const TensorView& tensor, const SideLayout& side, std::int64_t outer, std::int64_t row,
                            std::int64_t inner) const {
-    return tensor.bytes.data() + Place(side, outer, row, inner) * Info(tensor.dtype).block_bytes;
+    return tensor.bytes.data() + PlaceOf(side, outer, row, inner) * Info(tensor.dtype).block_bytes;
   }
 
   void AddSpan(std::int64_t outer, std::int64_t row, std::int64_t inner, std::int64_t count, PairStats& total,
@@ -473,8 +440,8 @@ PairLayout ContiguousLayout(std::int64_t rows, std::int64_t inner) {
 }
 
 PairComparison ComparePair(const TensorView& reference, const TensorView& subject, const PairLayout& layout,
-                           const ProgressFunction& progress) {
-  return Comparison(reference, subject, layout).Run(progress);
+                           const CompareOptions& options) {
+  return Comparison(reference, subject, layout).Run(options);
 }
 
 }  // namespace paritrace

@@ -7,9 +7,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
+#include "compare/detail_stats.h"
 #include "core/tensor.h"
+#include "trace/tensor_stats.h"  // MaskBound
 
 namespace paritrace {
 
@@ -88,24 +91,26 @@ struct PairLayout {
 struct PairComparison {
   PairStats total;
   std::vector<PositionStats> positions;  // [rows]
+  std::optional<DetailStats> detail;     // where it was asked for
 };
 
 // Called now and then, from any thread, with the values done since the last call.
 using ProgressFunction = std::function<void(std::int64_t)>;
+
+struct CompareOptions {
+  ProgressFunction progress = nullptr;
+  bool detail = false;  // detail_stats.h as well
+};
 
 // Compares two tensors of any dtype. Fast for f64, f32, f16, bf16 in contiguous rows in every mix; other types and
 // gathered rows are decoded in tiles that stay in cache. i64 and u64 are compared in long double, which holds them exactly.
 // Precision: every sum agrees with long double to 1e-12 of the sum of its terms' magnitudes.
 // Errors: InternalError if the layout reaches outside a tensor; UsageError for a dtype that has no decoder.
 [[nodiscard]] PairComparison ComparePair(const TensorView& reference, const TensorView& subject,
-                                         const PairLayout& layout, const ProgressFunction& progress = nullptr);
+                                         const PairLayout& layout, const CompareOptions& options = {});
 
 // The same, value by value in long double, without threads or vectors: what the kernels are tested against.
 [[nodiscard]] PairComparison ComparePairReference(const TensorView& reference, const TensorView& subject,
                                                   const PairLayout& layout);
-
-// The largest value that counts as masked in `scores` of this type: -1e30, which every engine's way of writing a mask
-// stays below; f16 has no such number, and its lowest stands for it.
-[[nodiscard]] inline double MaskBound(DType dtype) { return dtype == DType::kF16 ? -65504.0 : -1e30; }
 
 }  // namespace paritrace

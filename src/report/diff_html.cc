@@ -51,7 +51,7 @@ std::string Row(const DiffResult& diff, std::size_t index) {
     const bool measured = stats.mismatches == 0;
     const auto figure = [&](const std::string& text) { return measured ? text : std::string("nonfinite"); };
     figures = fmt::format("<td>{}</td><td>{}</td><td>{}</td><td>{}</td>", figure(ShortNumber(stats.Nmse())),
-                          ShortNumber(site.allowed * site.allowed), figure(ShortNumber(stats.max_abs)),
+                          ShortNumber(site.allowed * site.allowed), figure(site.estimate ? "-" : ShortNumber(stats.max_abs)),
                           figure(fmt::format("{:.6f}", stats.Cosine())));
   }
   return fmt::format(

@@ -26,7 +26,49 @@ Json PositionToJson(const PositionStats& position) {
   return out;
 }
 
+Json IntervalToJson(double low, double high) {
+  Json out = Json::array();
+  for (const double end : {low, high}) out.push_back(std::isfinite(end) ? Json(end) : Json(nullptr));
+  return out;
+}
+
+// What a digest cannot tell is null, without "nonfinite": it is not known, not infinite.
+void PutEstimate(const SiteDiff& site, Json& out) {
+  const SiteEstimate& estimate = *site.estimate;
+  const PairStats& stats = site.stats;
+  out["estimated"] = true;
+  out["max_abs"] = nullptr;
+  out["max_abs_at"] = nullptr;
+  out["mean_abs"] = nullptr;
+  PutNumber(out, "rms_reference", stats.RmsReference());
+  PutNumber(out, "rms_subject", stats.RmsSubject());
+  PutNumber(out, "cosine", estimate.cosine.value);
+  PutNumber(out, "nmse", estimate.nmse.value);
+  out["nmse_interval"] = IntervalToJson(estimate.nmse.low, estimate.nmse.high);
+  out["cosine_interval"] = IntervalToJson(estimate.cosine.low, estimate.cosine.high);
+  out["max_abs_interval"] = IntervalToJson(estimate.max_abs_low, estimate.max_abs_high);
+  out["by_norms"] = estimate.by_norms;
+  out["nan"] = stats.nan_either;
+  out["inf"] = stats.inf_either;
+  Json positions = Json::array();
+  for (std::size_t i = 0; i < site.positions.size(); ++i) {
+    const Estimate& nmse = estimate.position_nmse[i];
+    Json position = {{"max_abs", nullptr}};
+    PutNumber(position, "nmse", nmse.value);
+    PutNumber(position, "cosine", site.positions[i].Cosine());
+    position["nmse_interval"] = IntervalToJson(nmse.low, nmse.high);
+    positions.push_back(std::move(position));
+  }
+  out["per_position"] = std::move(positions);
+  out["relation"] = site.relation;
+  out["count"] = stats.count;
+  out["mismatches"] = stats.mismatches;
+  PutNumber(out, "allowed_nmse", site.allowed * site.allowed);
+  out["first_position"] = site.first_position;
+}
+
 void PutFigures(const SiteDiff& site, Json& out) {
+  if (site.estimate) return PutEstimate(site, out);
   const PairStats& stats = site.stats;
   const bool unmeasured = stats.mismatches > 0;
   const double nan = std::nan("");

@@ -27,7 +27,7 @@ void AddRow(const DiffResult& diff, std::size_t index, std::string& out) {
   if (site.compared) {
     const bool measured = stats.mismatches == 0;
     nmse = measured ? ShortNumber(stats.Nmse()) : "nonfinite";
-    max_abs = measured ? ShortNumber(stats.max_abs) : "nonfinite";
+    max_abs = !measured ? "nonfinite" : site.estimate ? "-" : ShortNumber(stats.max_abs);
     cosine = measured ? fmt::format("{:.6f}", stats.Cosine()) : "nonfinite";
     allowed = ShortNumber(site.allowed * site.allowed);
   }

@@ -110,7 +110,7 @@ class TerminalReport {
     } else if (site.compared) {
       cells.insert(cells.end(), {{ShortNumber(stats.Nmse()), style},
                                  {ShortNumber(site.allowed * site.allowed), Style::kDim},
-                                 {ShortNumber(stats.max_abs), style},
+                                 {site.estimate ? "-" : ShortNumber(stats.max_abs), style},
                                  {fmt::format("{:.6f}", stats.Cosine()), style}});
     } else {
       cells.insert(cells.end(), 4, {"-", Style::kDim});

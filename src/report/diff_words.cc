@@ -46,6 +46,15 @@ std::string Arithmetics(const DiffResult& diff) {
   return ours == theirs ? ours : fmt::format("{} and {}", ours, theirs);
 }
 
+std::string EstimateSentence(const DiffResult& diff, const SiteDiff& site) {
+  if (site.stats.mismatches > 0)
+    return fmt::format(": {} NaN or infinite on one side only.", Plural(site.stats.mismatches, "value"));
+  const Estimate& nmse = site.estimate->nmse;
+  return fmt::format(": by its digest the error there is {} to {} of the signal, rounding ({}) explains at most {}.",
+                     ShortNumber(std::sqrt(nmse.low)), ShortNumber(std::sqrt(nmse.high)), Arithmetics(diff),
+                     ShortNumber(site.allowed));
+}
+
 std::string DivergedSentence(const DiffResult& diff) {
   const FirstDivergence& first = *diff.first_divergence;
   const SiteDiff& site = diff.sites[first.index];
@@ -55,6 +64,7 @@ std::string DivergedSentence(const DiffResult& diff) {
   if (site.status == SiteStatus::kShapeMismatch) return text + ": the shapes do not fit, " + site.note + ".";
   if (site.site.ends_with("moe.experts")) return text + ": " + site.note + ".";
   const PairStats& stats = site.stats;
+  if (site.estimate) return text + EstimateSentence(diff, site);
   if (stats.mismatches > 0) {
     const bool masks = stats.nan_either == 0 && stats.inf_either == 0;
     return text + fmt::format(": {} {} on one side only, first at {}.", Plural(stats.mismatches, "value"),

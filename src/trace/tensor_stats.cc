@@ -18,7 +18,7 @@ nlohmann::ordered_json NumberOrNull(double value) {
 }  // namespace
 
 nlohmann::ordered_json TensorStats(const TensorView& tensor, std::string_view site) {
-  constexpr double kMasked = -1e30;
+  const double mask_bound = MaskBound(tensor.dtype);
   const bool scores = site.ends_with(".attn.scores");
   constexpr std::int64_t kPiece = 4096;  // a multiple of every block
   std::array<double, kPiece> values;
@@ -30,7 +30,7 @@ nlohmann::ordered_json TensorStats(const TensorView& tensor, std::string_view si
     DecodeF64(tensor, begin, count, values.data());
     for (std::int64_t i = 0; i < count; ++i) {
       const double value = values[static_cast<std::size_t>(i)];
-      if (scores && value <= kMasked) {
+      if (scores && value <= mask_bound) {
         ++masked;
       } else if (std::isfinite(value)) {
         min = std::min(min, value);

@@ -15,6 +15,7 @@
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_stream.h"
+#include "trace/digest.h"
 #include "trace/tensor_stats.h"
 #include "trace/trace_header.h"
 
@@ -182,6 +183,7 @@ struct TraceWriter::State {
   std::unique_ptr<Sink> sink;
   std::unordered_set<std::string> keys;
   std::int64_t seq = 0;
+  bool digest = false;
   bool closed = false;
 
   void Merge(const Json& changes, std::string_view status) {
@@ -201,6 +203,7 @@ struct TraceWriter::State {
 TraceWriter::TraceWriter(std::string path, Json header, Mode mode, bool overwrite) : state_(std::make_unique<State>()) {
   state_->header = {{"format", kTraceFormat}};  // first in the file
   state_->Merge(header, "open");
+  state_->digest = mode == Mode::kDigest;
   state_->sink = MakeSink(path, state_->header, mode, overwrite);
 }
 
@@ -221,6 +224,7 @@ void TraceWriter::Record(int step, std::string_view name, std::string_view site,
   index["dtype"] = Name(tensor.dtype);
   index["hash"] = HashBytes(tensor.bytes);
   index["stats"] = TensorStats(tensor, site);
+  if (state_->digest) AddDigest(tensor, site, index);
   state_->sink->Record(keyed, std::move(index));
   ++state_->seq;
 }
