@@ -22,6 +22,7 @@ bool MayHoldLastRowsOnly(std::string_view site) { return site == "logits" || sit
 struct Reading {
   std::int64_t rows, features, heads;
   std::string_view words;
+  bool transposed = false;  // [features, rows]
 };
 
 std::int64_t Product(const Shape& shape, std::size_t begin, std::size_t end) {
@@ -44,6 +45,8 @@ std::vector<Reading> ReadingsOf(const Shape& recorded) {
   for (std::size_t split = axes - 2; split >= 1; --split) {
     readings.push_back({Product(shape, 0, split), Product(shape, split, axes), 1, "[tokens, heads, dim]"});
   }
+  // Last: a reading that needs no transposing is likelier where both fit.
+  readings.push_back({shape[axes - 1], Product(shape, 0, axes - 1), 1, "[features, tokens]", true});
   return readings;
 }
 
@@ -61,6 +64,11 @@ SideLayout LayoutOf(const Reading& reading, std::int64_t heads, std::int64_t ski
   const std::int64_t dim = reading.features / heads;
   side.row_stride = reading.heads > 1 ? dim : reading.features;
   side.outer_stride = reading.heads > 1 ? reading.rows * dim : dim;
+  if (reading.transposed) {
+    side.row_stride = 1;
+    side.outer_stride = dim * reading.rows;
+    side.inner_stride = reading.rows;
+  }
   side.base = skip * side.row_stride;
   return side;
 }
@@ -426,7 +434,8 @@ std::vector<LayoutCandidate> ReadShapes(const ShapePair& shapes, std::string& re
       candidate.layout.inner = r.features / heads;
       candidate.layout.reference = LayoutOf(r, heads, r_skip);
       candidate.layout.subject = LayoutOf(s, heads, s_skip);
-      if (r.heads != s.heads) candidate.relation = {{"kind", "layout"}, {"from", s.words}, {"to", r.words}};
+      if (r.heads != s.heads || r.transposed != s.transposed)
+        candidate.relation = {{"kind", "layout"}, {"from", s.words}, {"to", r.words}};
       const bool known = std::any_of(candidates.begin(), candidates.end(), [&](const LayoutCandidate& other) {
         return SameLayout(other.layout, candidate.layout);
       });

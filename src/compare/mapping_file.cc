@@ -45,7 +45,8 @@ class Parser {
     if (list == nullptr) return pairs;
     if (!list->is_array()) throw FormatError(path_, LineOf(*list), "pair = [ … ]", "no array");
     for (const toml::node& node : *list->as_array()) {
-      if (!node.is_table()) throw FormatError(path_, LineOf(node), "{ reference = \"…\", subject = \"…\" }", "no table");
+      if (!node.is_table())
+        throw FormatError(path_, LineOf(node), "{ reference = \"…\", subject = \"…\" }", "no table");
       pairs.push_back(ParsePair(*node.as_table()));
     }
     return pairs;
@@ -89,7 +90,8 @@ class Parser {
     if (table.contains("confidence")) {
       const auto value = table["confidence"].value<double>();
       if (!value || !(*value >= 0 && *value <= 1))
-        throw FormatError(path_, LineOf(table), "confidence from 0 to 1", value ? fmt::format("{}", *value) : "no number");
+        throw FormatError(path_, LineOf(table), "confidence from 0 to 1",
+                          value ? fmt::format("{}", *value) : "no number");
       pair.confidence = *value;
     }
     Once(reference_seen_, pair.reference, pair.reference_occurrence, table);
@@ -149,11 +151,11 @@ const std::string& SiteOf(const TraceEntry& reference, const TraceEntry& subject
 
 }  // namespace
 
-std::vector<MappedPair> ParseMapping(std::string_view text, const std::string& path) { return Parser(path).Parse(text); }
-
-std::vector<MappedPair> ReadMapping(const std::string& path) {
-  return ParseMapping(ReadTextFile(path), path);
+std::vector<MappedPair> ParseMapping(std::string_view text, const std::string& path) {
+  return Parser(path).Parse(text);
 }
+
+std::vector<MappedPair> ReadMapping(const std::string& path) { return ParseMapping(ReadTextFile(path), path); }
 
 std::string FormatMapping(const MatchResult& match, const Trace& reference, const Trace& subject,
                           double least_confidence) {
@@ -180,13 +182,15 @@ std::string FormatMapping(const MatchResult& match, const Trace& reference, cons
       unsure += "  # " + line(pair) + "\n";
     }
   }
-  for (const auto& [side, entries] : {std::pair("reference", &match.reference_only), {"subject", &match.subject_only}}) {
+  for (const auto& [side, entries] :
+       {std::pair("reference", &match.reference_only), {"subject", &match.subject_only}}) {
     if (!entries->empty()) alone += fmt::format("\n# Only in the {}:\n", side);
     for (const TraceEntry* entry : *entries) alone += fmt::format("#   {}\n", Comment(entry->name));
   }
   std::string out = fmt::format(
       "# Which tensors of two traces are the same, found by values, order and names.\n"
-      "# Use: paritrace diff REF SUB --map THIS_FILE. `values differ by` is the squared error relative to the values' size.\n");
+      "# Use: paritrace diff REF SUB --map THIS_FILE. `values differ by` is the squared error relative to the values' "
+      "size.\n");
   if (by_rule > 0) out += fmt::format("# {} more are paired by their site and need no line here.\n", by_rule);
   out += fmt::format("format = \"{}\"\npair = [\n{}", kFormat, sure);
   if (!unsure.empty())

@@ -46,6 +46,7 @@ struct MappingUse {
 };
 // Makes alignment pair what the map pairs, and nothing else with it: both entries get the same `pair_as`, and the same
 // site where the map or one side knows one.
-MappingUse ApplyMapping(const std::vector<MappedPair>& pairs, double least_confidence, Trace& reference, Trace& subject);
+MappingUse ApplyMapping(const std::vector<MappedPair>& pairs, double least_confidence, Trace& reference,
+                        Trace& subject);
 
 }  // namespace paritrace

@@ -19,16 +19,36 @@ std::string Fold(std::string word) {
     const char *from, *to;
   };
   static constexpr std::array kSynonyms = {
-      Synonym{"ffn", "mlp"},        Synonym{"feedforward", "mlp"}, Synonym{"self", "attn"},
-      Synonym{"attention", "attn"}, Synonym{"query", "q"},         Synonym{"qcur", "q"},
-      Synonym{"wq", "q"},           Synonym{"key", "k"},           Synonym{"kcur", "k"},
-      Synonym{"wk", "k"},           Synonym{"value", "v"},         Synonym{"vcur", "v"},
-      Synonym{"wv", "v"},           Synonym{"wo", "o"},            Synonym{"output", "o"},
-      Synonym{"out", "o"},          Synonym{"layernorm", "norm"},  Synonym{"rmsnorm", "norm"},
-      Synonym{"ln", "norm"},        Synonym{"embd", "embed"},      Synonym{"embedding", "embed"},
-      Synonym{"embeddings", "embed"}, Synonym{"wte", "embed"},     Synonym{"softmax", "probs"},
-      Synonym{"blk", "layer"},      Synonym{"block", "layer"},     Synonym{"layers", "layer"},
-      Synonym{"h", "layer"},        Synonym{"lm", "logits"},       Synonym{"rope", "rotary"},
+      Synonym{"ffn", "mlp"},
+      Synonym{"feedforward", "mlp"},
+      Synonym{"self", "attn"},
+      Synonym{"attention", "attn"},
+      Synonym{"query", "q"},
+      Synonym{"qcur", "q"},
+      Synonym{"wq", "q"},
+      Synonym{"key", "k"},
+      Synonym{"kcur", "k"},
+      Synonym{"wk", "k"},
+      Synonym{"value", "v"},
+      Synonym{"vcur", "v"},
+      Synonym{"wv", "v"},
+      Synonym{"wo", "o"},
+      Synonym{"output", "o"},
+      Synonym{"out", "o"},
+      Synonym{"layernorm", "norm"},
+      Synonym{"rmsnorm", "norm"},
+      Synonym{"ln", "norm"},
+      Synonym{"embd", "embed"},
+      Synonym{"embedding", "embed"},
+      Synonym{"embeddings", "embed"},
+      Synonym{"wte", "embed"},
+      Synonym{"softmax", "probs"},
+      Synonym{"blk", "layer"},
+      Synonym{"block", "layer"},
+      Synonym{"layers", "layer"},
+      Synonym{"h", "layer"},
+      Synonym{"lm", "logits"},
+      Synonym{"rope", "rotary"},
   };
   for (const Synonym& synonym : kSynonyms) {
     if (word == synonym.from) return synonym.to;
@@ -109,7 +129,12 @@ void NameEvidence::Learn(const Pairs& certain) {
   // By chance two numbers agree as often as one layer among all is hit.
   const double chance = 1.0 / static_cast<double>(std::max<std::size_t>(2, std::max(ours.size(), theirs.size())));
   double share = 0;
-  if (numbered >= static_cast<std::int64_t>(kEnough)) {
+  // Layers are few, each in several names. Running numbers (t0001, t0002, …) are only the order once more.
+  const auto are_layers = [](const std::set<std::int64_t>& numbers, std::size_t names) {
+    return numbers.size() * 2 <= names;
+  };
+  const bool layers = are_layers(ours, reference_.size()) && are_layers(theirs, subject_.size());
+  if (layers && numbered >= static_cast<std::int64_t>(kEnough)) {
     std::int64_t most = 0;
     for (const auto& [offset, count] : offsets) {
       if (count > most) {
@@ -118,10 +143,10 @@ void NameEvidence::Learn(const Pairs& certain) {
       }
     }
     share = static_cast<double>(most) / static_cast<double>(numbered + 1);
-  } else if (ours == theirs && ours.size() < std::max<std::size_t>(reference_.size(), 8) / 4) {
-    share = 0.9;  // few numbers, the same on both sides, each in many names: layers
+  } else if (layers && ours == theirs) {
+    share = 0.9;
   }
-  if (share > 2 * chance) {
+  if (share > 0.5) {
     agree_ = Clamp(std::log(share / chance));
     disagree_ = Clamp(std::log((1 - share) / (1 - chance)));
   }
@@ -132,7 +157,8 @@ void NameEvidence::Learn(const Pairs& certain) {
   for (std::size_t i = 0; i < reference_.size(); ++i) {
     for (const std::size_t shift : {std::size_t{3}, std::size_t{7}, std::size_t{11}}) {
       if (subject_.empty()) break;
-      all += WordSimilarity(reference_[i], subject_[(i * subject_.size() / reference_.size() + shift) % subject_.size()]);
+      all +=
+          WordSimilarity(reference_[i], subject_[(i * subject_.size() / reference_.size() + shift) % subject_.size()]);
       ++counted;
     }
   }

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "compare/match_names.h"
+#include "compare/tokens.h"
 #include "core/parallel.h"
 
 namespace paritrace {
@@ -29,9 +30,10 @@ constexpr double kUnrelated = 1.0;
 constexpr double kCopy = 1e-5;
 // Where the pairs around agree to e, a pair that differs by more than kJump * e is another tensor; but a function with its
 // own approximation (GELU from a table of f16) may differ by up to kAlwaysPossible without leaving a trace in the others.
-constexpr double kJump = 1000, kAlwaysPossible = 1e-2;
+constexpr double kJump = 30, kAlwaysPossible = 1e-2;
 constexpr double kCertain = 0.9, kLeast = 0.05;  // confidence that teaches; that is worth a line in the map
-constexpr int kRounds = 8;
+// Where values have diverged, certainty grows from its border, some tensors a round.
+constexpr int kRounds = 64;
 
 struct Candidate {
   std::size_t reference = 0, subject = 0;
@@ -263,8 +265,44 @@ class StepMatcher {
   }
 
   void Learn() {
-    names_.Learn(Certain());
     anchors_ = Certain();
+    names_.Learn(anchors_);
+    anchor_of_subject_.assign(subject_.size(), kNone);
+    for (const auto& [a, b] : anchors_) anchor_of_subject_[b] = a;
+    // How often what runs next on one side runs next on the other: nearly always between two runs of one engine, seldom
+    // where one side records many steps of its own between two of the other's.
+    double next = 0, both = 0;
+    for (std::size_t i = 1; i < anchors_.size(); ++i) {
+      if (anchors_[i].first != anchors_[i - 1].first + 1) continue;
+      ++next;
+      both += anchors_[i].second == anchors_[i - 1].second + 1;
+    }
+    follow_ = (both + 1) / (next + 4);
+  }
+
+  // Log odds from the certain pairs right before and behind on both sides.
+  double NeighbourOdds(std::size_t a, std::size_t b) const {
+    // Weak evidence where one engine records steps of its own between any two of the other's, and weaker where it speaks
+    // against a pair; strong where both have run in step so far.
+    const double in_step = std::clamp((follow_ - 0.6) / 0.3, 0.0, 1.0);
+    const double most = 1 + 1.5 * in_step, least = 0.3 + 2.2 * in_step;
+    if (!ordered_ || anchors_.empty()) return 0;
+    const double chance = 1 / static_cast<double>(subject_.size() + 1);
+    if (follow_ <= chance) return 0;
+    const double agree = std::min(most, std::log(follow_ / chance)),
+                 disagree = std::max(-least, std::log((1 - follow_) / (1 - chance)));
+    double odds = 0;
+    for (const std::size_t step : {std::size_t{1}, kNone}) {  // behind, before
+      const std::size_t x = a + step, y = b + step;           // kNone is -1
+      const bool ours = x < partner_.size() && partner_[x] != kNone;
+      const bool theirs = y < anchor_of_subject_.size() && anchor_of_subject_[y] != kNone;
+      if (ours && partner_[x] == y) {
+        odds += agree;
+      } else if (ours || theirs) {
+        odds += disagree;
+      }
+    }
+    return odds;
   }
 
   struct Neighbours {
@@ -296,7 +334,8 @@ class StepMatcher {
     if (count == 0) near.high = last;
     if (found_before == 0 && count == 0) {
       // Nothing is certain: the same share of the way through.
-      const double way = reference_.size() < 2 ? 0 : static_cast<double>(a) / static_cast<double>(reference_.size() - 1);
+      const double way =
+          reference_.size() < 2 ? 0 : static_cast<double>(a) / static_cast<double>(reference_.size() - 1);
       near.low = near.high = way * last;
     }
     return near;
@@ -323,8 +362,8 @@ class StepMatcher {
 
   const Candidate* Find(std::size_t a, std::size_t b) const {
     const auto& row = candidates_[a];
-    const auto found = std::lower_bound(row.begin(), row.end(), b,
-                                        [](const Candidate& candidate, std::size_t at) { return candidate.subject < at; });
+    const auto found = std::lower_bound(
+        row.begin(), row.end(), b, [](const Candidate& candidate, std::size_t at) { return candidate.subject < at; });
     return found != row.end() && found->subject == b ? &*found : nullptr;
   }
 
@@ -332,6 +371,33 @@ class StepMatcher {
   static bool IsCopy(const Copies& copies, std::size_t one, std::size_t other, double distance) {
     const auto found = copies[one].find(other);
     return found != copies[one].end() && found->second <= 4 * distance + kEqual;
+  }
+
+  // A copy of a tensor whose partner is certain pairs with a copy of that partner or with none.
+  bool ContradictsCopies(std::size_t a, std::size_t b) const {
+    if (anchor_of_subject_.empty()) return false;
+    for (const auto& [copy, distance] : reference_copies_[a]) {
+      const std::size_t partner = partner_[copy];
+      if (partner != kNone && partner != b && !subject_copies_[b].contains(partner)) return true;
+    }
+    for (const auto& [copy, distance] : subject_copies_[b]) {
+      const std::size_t partner = anchor_of_subject_[copy];
+      if (partner != kNone && partner != a && !reference_copies_[a].contains(partner)) return true;
+    }
+    return false;
+  }
+
+  // The rival's end that is not the candidate's has a certain partner: another tensor, with the values of the candidate's
+  // end. Whoever has forgotten a step records one tensor under two names, and the second name is still to be paired.
+  bool IsSettled(const Candidate& rival, const Candidate& candidate) const {
+    if (anchor_of_subject_.empty()) return false;
+    if (rival.subject == candidate.subject) {
+      const std::size_t partner = partner_[rival.reference];
+      return partner != kNone && partner != candidate.subject && subject_copies_[candidate.subject].contains(partner);
+    }
+    const std::size_t partner = anchor_of_subject_[rival.subject];
+    return partner != kNone && partner != candidate.reference &&
+           reference_copies_[candidate.reference].contains(partner);
   }
 
   void Score() {
@@ -342,11 +408,12 @@ class StepMatcher {
       for (Candidate& candidate : candidates_[a]) {
         const TraceEntry &ours = *reference_[a], &theirs = *subject_[candidate.subject];
         candidate.score = candidate.known ? -std::log(std::max(candidate.distance, kEqual)) : 0;
-        candidate.score += OrderOdds(near, candidate.subject);
+        candidate.score += OrderOdds(near, candidate.subject) + NeighbourOdds(a, candidate.subject);
         candidate.score += names_.LogOdds(a, candidate.subject, partner_[a] == candidate.subject);
         // Rules know better than values.
         if (!ours.site.empty() && !theirs.site.empty()) candidate.score += ours.site == theirs.site ? 40 : -40;
         if (!SameShape(ours, theirs)) candidate.score -= 0.25;
+        if (ContradictsCopies(a, candidate.subject)) candidate.score -= 1.5;
       }
     }
     // Share of the candidate among all that its row or column holds, copies of its other end left out.
@@ -354,14 +421,15 @@ class StepMatcher {
                            const auto& is_copy) {
       double all = std::exp(none - candidate.score);
       for (const Candidate* rival : rivals) {
-        if (rival == &candidate || (candidate.known && is_copy(*rival))) continue;
+        if (rival == &candidate || (candidate.known && is_copy(*rival)) || IsSettled(*rival, candidate)) continue;
         all += std::exp(rival->score - candidate.score);
         if (all > 100) break;  // hopeless already
       }
       return 1 / (1 + all);
     };
     const auto ranked = [](std::vector<const Candidate*> rivals) {
-      std::sort(rivals.begin(), rivals.end(), [](const Candidate* x, const Candidate* y) { return x->score > y->score; });
+      std::sort(rivals.begin(), rivals.end(),
+                [](const Candidate* x, const Candidate* y) { return x->score > y->score; });
       return rivals;
     };
     std::vector<std::vector<const Candidate*>> columns(subject_.size());
@@ -539,6 +607,8 @@ class StepMatcher {
   std::vector<std::size_t> partner_;                // by reference
   NameEvidence names_;
   NameEvidence::Pairs anchors_;
+  std::vector<std::size_t> anchor_of_subject_;  // by subject; kNone: in no certain pair
+  double follow_ = 0;                           // share of certain pairs that follow each other on both sides
 };
 
 // A name and which of its occurrences within a step: what a map can name.
@@ -576,7 +646,9 @@ Entries EntriesOf(const Trace& trace, int step) {
 }
 
 // Each step of the subject with the reference's that shares most positions with it; by number where a header is silent.
+// From the first differing token on, both ran other texts, and equal values would be chance: such steps are left out.
 std::vector<StepPair> PairSteps(const Trace& reference, const Trace& subject) {
+  const auto mismatch = CompareTokens(reference.header.tokens, subject.header.tokens);
   std::vector<StepPair> pairs;
   for (const int step : subject.Steps()) {
     const auto theirs = SpanOf(subject, step);
@@ -587,12 +659,12 @@ std::vector<StepPair> PairSteps(const Trace& reference, const Trace& subject) {
       if (ours && theirs) {
         const std::int64_t begin = std::max(ours->start, theirs->start);
         const std::int64_t end = std::min(ours->start + ours->rows, theirs->start + theirs->rows);
-        if (begin >= end) continue;
+        if (begin >= end || (mismatch && end > mismatch->position)) continue;
         const std::int64_t rows = end - begin;
         pair.reference_rows = {ours->rows, begin - ours->start, rows, ours->start + ours->rows};
         pair.subject_rows = {theirs->rows, begin - theirs->start, rows, theirs->start + theirs->rows};
       } else {
-        if (other != step) continue;
+        if (other != step || mismatch) continue;
         const std::int64_t a = ours ? ours->rows : GuessTokens(EntriesOf(reference, other));
         const std::int64_t b = theirs ? theirs->rows : GuessTokens(EntriesOf(subject, step));
         const std::int64_t rows = std::min(a, b);

@@ -39,11 +39,12 @@ struct MatchResult {
   std::vector<const TraceEntry*> reference_only, subject_only;  // in no pair, in the order of their traces
 };
 
-// Pairs by name of the first step in which both run at common positions; later steps add what is new in them.
+// Pairs by name of the first step in which both run at common positions; later steps add what is new in them. Steps behind
+// the first token that differs are left out.
 // Every name of a trace (with its occurrence within a step) stands in exactly one of the three lists.
 [[nodiscard]] MatchResult MatchTraces(const Trace& reference, const Trace& subject);
 
-// What is usually called sure enough to be used: two to one.
-constexpr double kUsableConfidence = 2.0 / 3;
+// What is usually called sure enough to be used: three to one.
+constexpr double kUsableConfidence = 0.75;
 
 }  // namespace paritrace

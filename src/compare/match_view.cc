@@ -9,10 +9,14 @@
 namespace paritrace {
 namespace {
 
+// The distance of two tensors that are multiples of each other.
+constexpr double kScaled = 0.3, kUnrelated = 2;
+
 // Where value (row, feature) lies: feature / block * block_stride + row * row_stride + feature % block * inner_stride.
 struct Reading {
   std::int64_t rows, features, block, block_stride, row_stride, inner_stride;
   std::string_view words;
+  bool padded = false;
 };
 
 std::int64_t Product(const Shape& shape, std::size_t begin, std::size_t end) {
@@ -34,8 +38,8 @@ std::vector<Reading> ReadingsByToken(const Shape& recorded, const StepRows& step
   // Leading axes that make up the tokens: [tokens, …], [batch, tokens, …]; none of them where there is one token.
   for (std::size_t split = tokens == 1 ? 0 : 1; split <= axes; ++split) {
     if (Product(shape, 0, split) != tokens) continue;
-    readings.push_back(Plain(tokens, Product(shape, split, axes),
-                             split + 1 < axes ? "[tokens, heads, dim]" : "[tokens, features]"));
+    readings.push_back(
+        Plain(tokens, Product(shape, split, axes), split + 1 < axes ? "[tokens, heads, dim]" : "[tokens, features]"));
     break;
   }
   if (axes >= 3 && shape[axes - 2] == tokens) {
@@ -43,10 +47,9 @@ std::vector<Reading> ReadingsByToken(const Shape& recorded, const StepRows& step
     if (heads > 1) readings.push_back({tokens, heads * dim, dim, tokens * dim, dim, 1, "[heads, tokens, dim]"});
     // Scores of an engine that pads its keys (llama.cpp: to 256).
     if (step.keys > 0 && dim > step.keys)
-      readings.push_back({tokens, heads * step.keys, step.keys, tokens * dim, dim, 1, "[heads, tokens, keys + padding]"});
+      readings.push_back(
+          {tokens, heads * step.keys, step.keys, tokens * dim, dim, 1, "[heads, tokens, keys + padding]", true});
   }
-  if (axes == 2 && step.keys > 0 && shape[0] == tokens && shape[1] > step.keys)
-    readings.push_back({tokens, step.keys, step.keys, 0, shape[1], 1, "[tokens, keys + padding]"});
   if (axes >= 2 && shape[axes - 1] == tokens) {
     const std::int64_t features = count / tokens;
     readings.push_back({tokens, features, features, 0, 1, tokens, "[features, tokens]"});
@@ -78,8 +81,8 @@ class Sampler {
       for (std::int64_t feature = 0; feature < view.width;) {
         const std::int64_t inside = feature % reading.block;
         const std::int64_t run = std::min(reading.block - inside, view.width - feature);
-        const std::int64_t at = feature / reading.block * reading.block_stride + row * reading.row_stride +
-                                inside * reading.inner_stride;
+        const std::int64_t at =
+            feature / reading.block * reading.block_stride + row * reading.row_stride + inside * reading.inner_stride;
         float* out = view.sample.data() + i * view.width + feature;
         if (reading.inner_stride == 1) {
           Decode(at, run, out);
@@ -91,11 +94,13 @@ class Sampler {
     }
     const double mask = MaskBound(tensor_.dtype);
     for (float& value : view.sample) {
-      if (!std::isfinite(value) || static_cast<double>(value) <= mask) value = 0;
+      const bool masked = static_cast<double>(value) <= mask;
+      view.masked += masked;
+      if (masked || !std::isfinite(value)) value = 0;
       view.energy += static_cast<double>(value) * value;
     }
-    view.says_something = std::any_of(view.sample.begin(), view.sample.end(),
-                                      [&](float value) { return value != view.sample.front(); });
+    view.says_something =
+        std::any_of(view.sample.begin(), view.sample.end(), [&](float value) { return value != view.sample.front(); });
     return view;
   }
 
@@ -118,8 +123,13 @@ double Distance(double aa, double bb, double ab) {
   const double size = std::sqrt(aa * bb);
   if (!(size > 0)) return 4;  // one is all zero, the other not
   const double plain = std::max(0.0, aa + bb - 2 * ab) / size;
-  const double scaled = 0.1 + 2 * (1 - ab / size);
+  const double scaled = kScaled + 2 * (1 - ab / size);
   return std::min(plain, scaled);
+}
+
+// Masked scores are no scores before the mask: raw products look like them wherever nothing is masked.
+bool MasksDiffer(const ContentView& a, const ContentView& b) {
+  return std::abs(a.masked - b.masked) * 10 > static_cast<std::int64_t>(a.sample.size());
 }
 
 std::optional<double> SampleDistance(const std::vector<float>& a, const std::vector<float>& b, double aa, double bb) {
@@ -157,8 +167,9 @@ std::vector<ContentView> ReadContent(const TensorView& tensor, const StepRows& s
   const Shape shape = WithoutLeadingOnes(tensor.shape, 1);
   const std::int64_t count = tensor.size();
   for (const Reading& reading : ReadingsByToken(tensor.shape, step)) {
-    views.push_back(sampler.Sample(reading, ContentView::Kind::kRows, step.skip, step.rows));
-    if (step.rows > 1 && step.skip + step.rows == step.tokens)
+    const auto kind = reading.padded ? ContentView::Kind::kPadded : ContentView::Kind::kRows;
+    views.push_back(sampler.Sample(reading, kind, step.skip, step.rows));
+    if (!reading.padded && step.rows > 1 && step.skip + step.rows == step.tokens)
       views.push_back(sampler.Sample(reading, ContentView::Kind::kLastRow, step.tokens - 1, 1));
   }
   if (views.empty()) {
@@ -189,14 +200,18 @@ ViewKey KeyOf(const ContentView& view) {
 bool Comparable(const ContentView& a, const ContentView& b) {
   using Kind = ContentView::Kind;
   if (KeyOf(a) != KeyOf(b) || a.sample.size() != b.sample.size()) return false;
-  // Two last rows would say again what all rows say.
-  const auto matches = [](Kind x, Kind y) { return x == Kind::kLastRow && y == Kind::kOneRow; };
-  return (a.kind == b.kind && a.kind != Kind::kLastRow) || matches(a.kind, b.kind) || matches(b.kind, a.kind);
+  // A part of one tensor may be the whole of another. Two parts are no evidence: what was left out may be of any size.
+  const auto is_part = [](Kind kind) { return kind == Kind::kLastRow || kind == Kind::kPadded; };
+  const auto matches = [](Kind part, Kind whole) {
+    return (part == Kind::kLastRow && whole == Kind::kOneRow) || (part == Kind::kPadded && whole == Kind::kRows);
+  };
+  return (a.kind == b.kind && !is_part(a.kind)) || matches(a.kind, b.kind) || matches(b.kind, a.kind);
 }
 
 std::optional<double> ContentDistance(const ContentView& a, const ContentView& b) {
   if (!Comparable(a, b) || !(a.says_something || b.says_something)) return std::nullopt;
-  return SampleDistance(a.sample, b.sample, a.energy, b.energy);
+  const auto distance = SampleDistance(a.sample, b.sample, a.energy, b.energy);
+  return distance && MasksDiffer(a, b) ? std::max(*distance, kUnrelated) : distance;
 }
 
 std::optional<double> ContentDistance(const ContentView& reference, const ContentView& subject, const RowOrder& order) {

@@ -28,6 +28,7 @@ struct StepRows {
 struct ContentView {
   enum class Kind {
     kRows,     // by token
+    kPadded,   // by token, less the columns beyond the keys
     kLastRow,  // the last token of several: an engine may keep only that one of the logits
     kOneRow,   // a single row in a step of several
     kFlat,     // not by token at all: the values as they stand
@@ -40,6 +41,7 @@ struct ContentView {
   std::vector<float> sample;
   std::int64_t width = 0;
   double energy = 0;            // sum of squares of the sample
+  std::int64_t masked = 0;      // values in it that are masks
   bool says_something = false;  // false where all values are equal: every tensor of zeros looks like any other
 };
 constexpr std::int64_t kSampledRows = 16, kSampledFeatures = 512;
@@ -65,7 +67,7 @@ struct RowOrder {
 };
 
 // sum((a-b)^2) / sqrt(sum(a^2) sum(b^2)): 0 equal, 2 unrelated values of one size. Where the two are multiples of each
-// other it is near 0.1: more alike than unrelated, never as alike as equal ones.
+// other it is at least 0.3: more alike than unrelated, never as alike as equal ones. 2 or more where only one is masked.
 // nullopt where the values say nothing (both constant) or views do not fit.
 [[nodiscard]] std::optional<double> ContentDistance(const ContentView& a, const ContentView& b);
 

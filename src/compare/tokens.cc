@@ -44,8 +44,15 @@ void Explain(const Tokens& reference, const Tokens& subject, TokenMismatch& mism
                     subject.front() == reference.front() ? "twice by the reference" : "by the reference only");
   } else if (more > 1 || less > 1) {
     mismatch.cause = "tokens.shift";
-    mismatch.statement = fmt::format("{}: the subject has {} tokens {} in front; the rest is the same", where,
-                                     std::max(more, less), more > 1 ? "more" : "less");
+    const Tokens& longer = more > 1 ? subject : reference;
+    const auto extra = static_cast<std::ptrdiff_t>(std::max(more, less));
+    const bool padding = std::all_of(longer.begin(), longer.begin() + extra,
+                                     [&](std::int64_t token) { return token == longer.front(); });
+    mismatch.statement = fmt::format("{}: the subject has {} tokens {} in front{}; the rest is the same", where, extra,
+                                     more > 1 ? "more" : "less",
+                                     padding ? fmt::format(", all {}, as if the {} were padded on the left",
+                                                           longer.front(), more > 1 ? "subject" : "reference")
+                                             : "");
   } else {
     mismatch.cause = "tokens.ids";
     mismatch.statement = where;

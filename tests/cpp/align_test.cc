@@ -44,7 +44,7 @@ INSTANTIATE_TEST_SUITE_P(
     Table, ShapeTest,
     ::testing::Values(
         // Could be 8 heads of 8 tokens or 8 tokens of 8 heads: both readings are tried.
-        ShapeCase{"CubeAgainstRows", "layers.0.attn.q", {8, 8, 8}, {8, 64}, 8, 1, 8, 64, 2},
+        ShapeCase{"CubeAgainstRows", "layers.0.attn.q", {8, 8, 8}, {8, 64}, 8, 1, 8, 64, 3},
         ShapeCase{"HeadMajorAgainstRows", "layers.0.attn.q", {4, 10, 16}, {10, 64}, 10, 4, 10, 16, 1},
         ShapeCase{"RowsAgainstHeadMajor", "layers.0.attn.q", {10, 64}, {1, 4, 10, 16}, {}, 4, 10, 16, 1},
         ShapeCase{"TokenMajorHeads", "layers.0.attn.q", {10, 4, 16}, {10, 64}, 10, 1, 10, 64, 1},
@@ -54,6 +54,8 @@ INSTANTIATE_TEST_SUITE_P(
         ShapeCase{"OneTokenWithoutItsAxis", "layers.0.out", {64}, {1, 64}, 1, 1, 1, 64, 1},
         ShapeCase{"OtherWidth", "layers.0.out", {10, 64}, {10, 128}, 10, 0, 0, 0, 0},
         ShapeCase{"OtherLength", "layers.0.out", {10, 64}, {9, 64}, {}, 0, 0, 0, 0},
+        ShapeCase{"Transposed", "layers.0.attn.v", {10, 64}, {64, 10}, 10, 1, 10, 64, 1},
+        ShapeCase{"HeadsTransposed", "layers.0.attn.k", {4, 10, 16}, {4, 16, 10}, 10, 4, 10, 16, 1},
         ShapeCase{"LastLogits", "logits", {10, 64}, {1, 64}, 10, 1, 1, 64, 1},
         ShapeCase{"Scalar", "x", {}, {1}, {}, 1, 1, 1, 1},
         ShapeCase{"ScoresPadded", "layers.0.attn.scores", {4, 10, 10}, {4, 10, 256}, 10, 4, 10, 10, 1},
