@@ -70,8 +70,17 @@ VALIDATION_LENGTH = 256
 
 # Tests, tables and bundled tools: much text, little prose, and not installed everywhere.
 SKIPPED_FOLDERS = {
-    "__pycache__", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data",
-    "site-packages", "dist-packages", "test", "tests", "turtledemo",
+    "__pycache__",
+    "encodings",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "turtledemo",
 }
 MIN_DOCSTRING = 40  # characters; shorter ones are mostly "Return self."
 
@@ -334,13 +343,23 @@ def greedy_sample(model, tokenizer, prompt, count):
 
 def parse_arguments(argv):
     """Returns the parsed command line; exits 2 with a message where it is wrong."""
-    parser = argparse.ArgumentParser(description="Trains the small Llama of models/paritrace-llama/ on the text that ships with Python.")
+    parser = argparse.ArgumentParser(
+        description="Trains the small Llama of models/paritrace-llama/ on the text that ships with Python."
+    )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help=f"training steps, {TOKENS_PER_STEP} tokens each (default {DEFAULT_STEPS})")
-    length.add_argument("--minutes", type=float, help="train for so long instead; the result then depends on the machine's speed")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: paritrace-llama beside this script)")
+    length.add_argument(
+        "--steps", type=int, help=f"training steps, {TOKENS_PER_STEP} tokens each (default {DEFAULT_STEPS})"
+    )
+    length.add_argument(
+        "--minutes", type=float, help="train for so long instead; the result then depends on the machine's speed"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: paritrace-llama beside this script)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of weights and batches (default 1)")
-    parser.add_argument("--threads", type=int, default=2, help="threads; another number rounds sums in another order (default 2)")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads; another number rounds sums in another order (default 2)"
+    )
     arguments = parser.parse_args(argv)
     if arguments.steps is None and arguments.minutes is None:
         arguments.steps = DEFAULT_STEPS
@@ -380,7 +399,9 @@ def main(argv=None):
     full, _ = validation_loss(model, held_out)
     model.to(torch.bfloat16).float()  # what is measured from here on are the weights as they are stored
     final, largest = validation_loss(model, held_out)
-    print(f"validation loss after {steps} steps, {trained_for:.0f} s: {full:.4f} in float32, {final:.4f} stored as bfloat16")
+    print(
+        f"validation loss after {steps} steps, {trained_for:.0f} s: {full:.4f} in float32, {final:.4f} stored as bfloat16"
+    )
     print(f"largest |logit| on held-out text: {largest:.1f}")
     print("sample:", json.dumps(greedy_sample(model, tokenizer, "The return value is", 40)))
 

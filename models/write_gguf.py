@@ -140,11 +140,15 @@ def read_config(folder):
     """Returns the Config of a model folder. InputError if config.json is missing, broken or of an unsupported model."""
     path = folder / "config.json"
     raw = read_json(path)
-    architectures = raw.get("architectures") or ["LlamaForCausalLM" if raw.get("model_type") == "llama" else "none named"]
+    architectures = raw.get("architectures") or [
+        "LlamaForCausalLM" if raw.get("model_type") == "llama" else "none named"
+    ]
     if architectures != ["LlamaForCausalLM"]:
         raise InputError(f"{path}: unsupported architecture {architectures!r}, only LlamaForCausalLM is written")
     if raw.get("quantization_config"):
-        raise InputError(f"{path}: the weights are quantised already (quantization_config), floating-point ones are needed")
+        raise InputError(
+            f"{path}: the weights are quantised already (quantization_config), floating-point ones are needed"
+        )
     if raw.get("hidden_act", "silu") != "silu":
         raise InputError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported, only silu is")
 
@@ -251,7 +255,9 @@ def plan_tensors(config, present):
     for layer in range(config.layers):
         source, name = f"model.layers.{layer}", f"blk.{layer}"
         plans.append(TensorPlan(f"{source}.input_layernorm.weight", f"{name}.attn_norm.weight", (config.hidden,)))
-        plans.append(TensorPlan(f"{source}.post_attention_layernorm.weight", f"{name}.ffn_norm.weight", (config.hidden,)))
+        plans.append(
+            TensorPlan(f"{source}.post_attention_layernorm.weight", f"{name}.ffn_norm.weight", (config.hidden,))
+        )
         for module, target, shape, heads in linears:
             plans.append(TensorPlan(f"{source}.{module}.weight", f"{name}.{target}.weight", shape, heads))
             if f"{source}.{module}.bias" in present:
@@ -357,7 +363,9 @@ def split_rule(path, tokenizer):
         if len(parts) == 2 and not by_regex and parts[0].get("type") == "Split" and ignore_merges:
             if parts[0].get("pattern") == {"Regex": LLAMA3_SPLIT}:
                 return "llama-bpe"
-    raise InputError(f"{path}: its way to split a text is none this script knows; --dummy-vocab leaves the tokenizer out")
+    raise InputError(
+        f"{path}: its way to split a text is none this script knows; --dummy-vocab leaves the tokenizer out"
+    )
 
 
 def template_tokens(path, tokenizer):
@@ -374,7 +382,9 @@ def template_tokens(path, tokenizer):
             before = names[0][1]["id"] if text == 1 else None
             after = names[-1][1]["id"] if text + 1 < len(names) else None
         elif part and part.get("type") != "ByteLevel":
-            raise InputError(f"{path}: post-processor {part.get('type')!r} is not supported; --dummy-vocab leaves the tokenizer out")
+            raise InputError(
+                f"{path}: post-processor {part.get('type')!r} is not supported; --dummy-vocab leaves the tokenizer out"
+            )
     return before, after
 
 
@@ -422,7 +432,13 @@ def convert_tokenizer(path, tokenizer, names, config):
     types = [TokenType.UNUSED] * config.vocab_size
     for text, token in ids.items():
         tokens[token] = text
-        types[token] = TokenType.CONTROL if text in special else TokenType.USER_DEFINED if text in other_added else TokenType.NORMAL
+        types[token] = (
+            TokenType.CONTROL
+            if text in special
+            else TokenType.USER_DEFINED
+            if text in other_added
+            else TokenType.NORMAL
+        )
 
     def role(name, from_config):
         """The tokenizer's own choice counts, as in Hugging Face; config.json helps out."""
@@ -432,7 +448,9 @@ def convert_tokenizer(path, tokenizer, names, config):
     before, after = template_tokens(path, tokenizer)
     for place, token, known in (("before", before, bos), ("after", after, eos)):
         if token is not None and ids.get(token) != known:
-            raise InputError(f"{path}: {token!r} is put {place} a text, but is not the {'bos' if place == 'before' else 'eos'} token")
+            raise InputError(
+                f"{path}: {token!r} is put {place} a text, but is not the {'bos' if place == 'before' else 'eos'} token"
+            )
     return Vocabulary(
         pre=pre,
         tokens=tokens,
@@ -537,8 +555,12 @@ def main(argv=None):
     parser.add_argument("folder", metavar="HF_DIR", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument("out", metavar="OUT.gguf", type=Path, help="file to write; one in its place is replaced")
     parser.add_argument("--type", choices=list(TYPES), default="f32", help="type of the matrices (default f32)")
-    parser.add_argument("--no-permute", action="store_true", help="leave q and k rows in Hugging Face order: a broken file, for tests")
-    parser.add_argument("--dummy-vocab", action="store_true", help="write <tokN> tokens instead of the folder's tokenizer")
+    parser.add_argument(
+        "--no-permute", action="store_true", help="leave q and k rows in Hugging Face order: a broken file, for tests"
+    )
+    parser.add_argument(
+        "--dummy-vocab", action="store_true", help="write <tokN> tokens instead of the folder's tokenizer"
+    )
     arguments = parser.parse_args(argv)
     try:
         written = write_gguf(

@@ -18,7 +18,8 @@ class Binder {
   WeightId Need(std::string_view role, int layer, const Shape& shape) {
     const std::string name = plan_.name(role, layer) + ".weight";
     const TensorView* tensor = source_.Find(name);
-    if (tensor == nullptr) throw FormatError(source_.path(), fmt::format("tensor \"{}\"", name), ToString(shape), "no such tensor");
+    if (tensor == nullptr)
+      throw FormatError(source_.path(), fmt::format("tensor \"{}\"", name), ToString(shape), "no such tensor");
     return Bind(*tensor, role, layer, shape);
   }
 
@@ -55,7 +56,8 @@ class DecoderBuilder {
 
   Graph Build() {
     const WeightId table = bind_.Need("embed", kAbsent, {plan_.vocabulary, plan_.hidden});
-    NodeId stream = graph_.Add({.site = "embed", .op = EmbedOp{.scale = plan_.embed_scale}, .inputs = {}, .weight = table});
+    NodeId stream =
+        graph_.Add({.site = "embed", .op = EmbedOp{.scale = plan_.embed_scale}, .inputs = {}, .weight = table});
     for (int layer = 0; layer < plan_.layers; ++layer) stream = Layer(layer, stream);
     const NodeId normed = Norm("final_norm", "final_norm", kAbsent, stream);
     const WeightId head = plan_.tied_head ? table : bind_.Need("logits", kAbsent, {plan_.vocabulary, plan_.hidden});
@@ -66,15 +68,22 @@ class DecoderBuilder {
  private:
   NodeId Norm(std::string site, std::string_view role, int layer, NodeId input) {
     const WeightId weight = bind_.Need(role, layer, {plan_.hidden});
-    return graph_.Add({.site = std::move(site), .layer = layer,
-                       .op = NormOp{.eps = plan_.norm_eps, .use = plan_.norm_weight}, .inputs = {input}, .weight = weight});
+    return graph_.Add({.site = std::move(site),
+                       .layer = layer,
+                       .op = NormOp{.eps = plan_.norm_eps, .use = plan_.norm_weight},
+                       .inputs = {input},
+                       .weight = weight});
   }
 
   NodeId Linear(int layer, std::string_view role, NodeId input, std::int64_t in, std::int64_t out) {
     const WeightId weight = bind_.Need(role, layer, {out, in});
     const WeightId bias = bind_.Bias(role, layer, out);
-    return graph_.Add({.site = fmt::format("layers.{}.{}", layer, role), .layer = layer, .op = LinearOp{},
-                       .inputs = {input}, .weight = weight, .bias = bias});
+    return graph_.Add({.site = fmt::format("layers.{}.{}", layer, role),
+                       .layer = layer,
+                       .op = LinearOp{},
+                       .inputs = {input},
+                       .weight = weight,
+                       .bias = bias});
   }
 
   // A projection with its norm, if the model has one, and its rotation.
@@ -82,13 +91,18 @@ class DecoderBuilder {
     if (plan_.q_k_norms) {
       const std::string role = fmt::format("attn.{}_norm", which);
       const WeightId weight = bind_.Need(role, layer, {plan_.head_dim});
-      projected = graph_.Add({.site = fmt::format("layers.{}.{}", layer, role), .layer = layer,
+      projected = graph_.Add({.site = fmt::format("layers.{}.{}", layer, role),
+                              .layer = layer,
                               .op = NormOp{.eps = plan_.norm_eps, .use = plan_.norm_weight, .group = plan_.head_dim},
-                              .inputs = {projected}, .weight = weight});
+                              .inputs = {projected},
+                              .weight = weight});
     }
     RopeOp rope = plan_.rope;
     rope.heads = heads;
-    return graph_.Add({.site = fmt::format("layers.{}.attn.{}_rope", layer, which), .layer = layer, .op = rope, .inputs = {projected}});
+    return graph_.Add({.site = fmt::format("layers.{}.attn.{}_rope", layer, which),
+                       .layer = layer,
+                       .op = rope,
+                       .inputs = {projected}});
   }
 
   NodeId Attention(int layer, NodeId normed) {
@@ -99,22 +113,30 @@ class DecoderBuilder {
     const NodeId q_rope = Rotated(layer, "q", q, plan_.heads), k_rope = Rotated(layer, "k", k, plan_.kv_heads);
     const std::int64_t window = plan_.windows.empty() ? 0 : plan_.windows[static_cast<std::size_t>(layer)];
     const std::string prefix = fmt::format("layers.{}.attn.", layer);
-    const NodeId scores = graph_.Add({.site = prefix + "scores", .layer = layer,
-                                      .op = ScoresOp{.heads = plan_.heads, .kv_heads = plan_.kv_heads, .head_dim = plan_.head_dim,
-                                                     .scale = plan_.attention_scale, .window = window},
+    const NodeId scores = graph_.Add({.site = prefix + "scores",
+                                      .layer = layer,
+                                      .op = ScoresOp{.heads = plan_.heads,
+                                                     .kv_heads = plan_.kv_heads,
+                                                     .head_dim = plan_.head_dim,
+                                                     .scale = plan_.attention_scale,
+                                                     .window = window},
                                       .inputs = {q_rope, k_rope}});
     const NodeId probs = graph_.Add({.site = prefix + "probs", .layer = layer, .op = SoftmaxOp{}, .inputs = {scores}});
-    const NodeId context = graph_.Add({.site = prefix + "ctx", .layer = layer,
-                                       .op = ContextOp{.heads = plan_.heads, .kv_heads = plan_.kv_heads, .head_dim = plan_.head_dim},
-                                       .inputs = {probs, v}});
+    const NodeId context =
+        graph_.Add({.site = prefix + "ctx",
+                    .layer = layer,
+                    .op = ContextOp{.heads = plan_.heads, .kv_heads = plan_.kv_heads, .head_dim = plan_.head_dim},
+                    .inputs = {probs, v}});
     return Linear(layer, "attn.out", context, q_width, plan_.hidden);
   }
 
   NodeId Mlp(int layer, NodeId normed) {
     const NodeId gate = Linear(layer, "mlp.gate", normed, plan_.hidden, plan_.intermediate);
     const NodeId up = Linear(layer, "mlp.up", normed, plan_.hidden, plan_.intermediate);
-    const NodeId act = graph_.Add({.site = fmt::format("layers.{}.mlp.act", layer), .layer = layer,
-                                   .op = ActivationOp{.function = plan_.activation}, .inputs = {gate, up}});
+    const NodeId act = graph_.Add({.site = fmt::format("layers.{}.mlp.act", layer),
+                                   .layer = layer,
+                                   .op = ActivationOp{.function = plan_.activation},
+                                   .inputs = {gate, up}});
     return Linear(layer, "mlp.out", act, plan_.intermediate, plan_.hidden);
   }
 
@@ -123,9 +145,11 @@ class DecoderBuilder {
     const std::string prefix = fmt::format("layers.{}.", layer);
     const NodeId in = graph_.Add({.site = prefix + "in", .layer = layer, .op = AddOp{}, .inputs = {stream}});
     const NodeId attention = Attention(layer, Norm(prefix + "attn.norm", "attn.norm", layer, in));
-    const NodeId middle = graph_.Add({.site = prefix + "attn.residual", .layer = layer, .op = AddOp{}, .inputs = {in, attention}});
+    const NodeId middle =
+        graph_.Add({.site = prefix + "attn.residual", .layer = layer, .op = AddOp{}, .inputs = {in, attention}});
     const NodeId mlp = Mlp(layer, Norm(prefix + "mlp.norm", "mlp.norm", layer, middle));
-    const NodeId sum = graph_.Add({.site = prefix + "mlp.residual", .layer = layer, .op = AddOp{}, .inputs = {middle, mlp}});
+    const NodeId sum =
+        graph_.Add({.site = prefix + "mlp.residual", .layer = layer, .op = AddOp{}, .inputs = {middle, mlp}});
     return graph_.Add({.site = prefix + "out", .layer = layer, .op = AddOp{}, .inputs = {sum}});
   }
 
@@ -140,23 +164,27 @@ Graph BuildDecoder(const ModelSource& source, const DecoderPlan& plan) { return 
 
 std::string HfDecoderName(const ModelSource& source, std::string_view role, int layer) {
   static const std::unordered_map<std::string_view, std::string_view> kNames = {
-      {"embed", "embed_tokens"}, {"final_norm", "norm"},
-      {"attn.norm", "input_layernorm"}, {"attn.q", "self_attn.q_proj"}, {"attn.k", "self_attn.k_proj"},
-      {"attn.v", "self_attn.v_proj"}, {"attn.q_norm", "self_attn.q_norm"}, {"attn.k_norm", "self_attn.k_norm"},
-      {"attn.out", "self_attn.o_proj"}, {"mlp.norm", "post_attention_layernorm"}, {"mlp.gate", "mlp.gate_proj"},
-      {"mlp.up", "mlp.up_proj"}, {"mlp.out", "mlp.down_proj"}};
+      {"embed", "embed_tokens"},           {"final_norm", "norm"},
+      {"attn.norm", "input_layernorm"},    {"attn.q", "self_attn.q_proj"},
+      {"attn.k", "self_attn.k_proj"},      {"attn.v", "self_attn.v_proj"},
+      {"attn.q_norm", "self_attn.q_norm"}, {"attn.k_norm", "self_attn.k_norm"},
+      {"attn.out", "self_attn.o_proj"},    {"mlp.norm", "post_attention_layernorm"},
+      {"mlp.gate", "mlp.gate_proj"},       {"mlp.up", "mlp.up_proj"},
+      {"mlp.out", "mlp.down_proj"}};
   if (role == "logits") return "lm_head";
   // A folder saved from the bare model, without its head, leaves the prefix out.
   const std::string prefix = source.Find("embed_tokens.weight") != nullptr ? "" : "model.";
-  return layer == kAbsent ? fmt::format("{}{}", prefix, kNames.at(role)) : fmt::format("{}layers.{}.{}", prefix, layer, kNames.at(role));
+  return layer == kAbsent ? fmt::format("{}{}", prefix, kNames.at(role))
+                          : fmt::format("{}layers.{}.{}", prefix, layer, kNames.at(role));
 }
 
 std::string GgufDecoderName(std::string_view role, int layer) {
   static const std::unordered_map<std::string_view, std::string_view> kNames = {
-      {"embed", "token_embd"}, {"final_norm", "output_norm"}, {"logits", "output"},
-      {"attn.norm", "attn_norm"}, {"attn.q", "attn_q"}, {"attn.k", "attn_k"}, {"attn.v", "attn_v"},
-      {"attn.q_norm", "attn_q_norm"}, {"attn.k_norm", "attn_k_norm"}, {"attn.out", "attn_output"},
-      {"mlp.norm", "ffn_norm"}, {"mlp.gate", "ffn_gate"}, {"mlp.up", "ffn_up"}, {"mlp.out", "ffn_down"}};
+      {"embed", "token_embd"},     {"final_norm", "output_norm"},  {"logits", "output"},
+      {"attn.norm", "attn_norm"},  {"attn.q", "attn_q"},           {"attn.k", "attn_k"},
+      {"attn.v", "attn_v"},        {"attn.q_norm", "attn_q_norm"}, {"attn.k_norm", "attn_k_norm"},
+      {"attn.out", "attn_output"}, {"mlp.norm", "ffn_norm"},       {"mlp.gate", "ffn_gate"},
+      {"mlp.up", "ffn_up"},        {"mlp.out", "ffn_down"}};
   return layer == kAbsent ? std::string(kNames.at(role)) : fmt::format("blk.{}.{}", layer, kNames.at(role));
 }
 
@@ -172,15 +200,19 @@ DecoderPlan ReadHfDecoder(const ModelSource& source) {
   if (plan.layers < 1) source.Refuse("num_hidden_layers", "at least 1", std::to_string(plan.layers));
   if (plan.heads < 1) source.Refuse("num_attention_heads", "at least 1", std::to_string(plan.heads));
   if (plan.kv_heads < 1 || plan.heads % plan.kv_heads != 0) {
-    source.Refuse("num_key_value_heads", fmt::format("a divisor of {} heads", plan.heads), std::to_string(plan.kv_heads));
+    source.Refuse("num_key_value_heads", fmt::format("a divisor of {} heads", plan.heads),
+                  std::to_string(plan.kv_heads));
   }
   plan.head_dim = source.Integer("head_dim", plan.hidden / plan.heads);
-  if (plan.head_dim < 2 || plan.head_dim % 2 != 0) source.Refuse("head_dim", "an even number", std::to_string(plan.head_dim));
+  if (plan.head_dim < 2 || plan.head_dim % 2 != 0)
+    source.Refuse("head_dim", "an even number", std::to_string(plan.head_dim));
   plan.norm_eps = source.Number("rms_norm_eps", 1e-6);
   plan.attention_scale = 1.0 / std::sqrt(static_cast<double>(plan.head_dim));
   const std::string activation = source.Text("hidden_act", "silu");
   const auto parsed = ParseActivation(activation);
-  if (!parsed) throw UsageError(fmt::format("{}: hidden_act: activation \"{}\" is not supported", source.config_file(), activation));
+  if (!parsed)
+    throw UsageError(
+        fmt::format("{}: hidden_act: activation \"{}\" is not supported", source.config_file(), activation));
   plan.activation = *parsed;
   plan.tied_head = source.Flag("tie_word_embeddings", false) || source.Find("lm_head.weight") == nullptr;
   plan.name = [&source](std::string_view role, int layer) { return HfDecoderName(source, role, layer); };
@@ -199,7 +231,8 @@ DecoderPlan ReadGgufDecoder(const ModelSource& source) {
   if (plan.layers < 1) source.Refuse(prefix + "block_count", "at least 1", std::to_string(plan.layers));
   if (plan.heads < 1) source.Refuse(prefix + "attention.head_count", "at least 1", std::to_string(plan.heads));
   if (plan.kv_heads < 1 || plan.heads % plan.kv_heads != 0) {
-    source.Refuse(prefix + "attention.head_count_kv", fmt::format("a divisor of {} heads", plan.heads), std::to_string(plan.kv_heads));
+    source.Refuse(prefix + "attention.head_count_kv", fmt::format("a divisor of {} heads", plan.heads),
+                  std::to_string(plan.kv_heads));
   }
   plan.head_dim = source.Integer(prefix + "attention.key_length", plan.hidden / plan.heads);
   if (plan.head_dim < 2 || plan.head_dim % 2 != 0) {

@@ -18,14 +18,14 @@ struct DecoderPlan {
   std::int64_t hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
   double norm_eps = 1e-5;
   NormWeight norm_weight = NormWeight::kTimes;
-  RopeOp rope;                           // heads is set per use
+  RopeOp rope;  // heads is set per use
   bool q_rows_interleaved = false;
   double attention_scale = 1;
-  std::vector<std::int64_t> windows;     // [layers]; empty or 0: full attention
+  std::vector<std::int64_t> windows;  // [layers]; empty or 0: full attention
   Activation activation = Activation::kSilu;
   double embed_scale = 1;
   bool tied_head = false;
-  bool q_k_norms = false;                // RMSNorm over each head of q and k before RoPE
+  bool q_k_norms = false;  // RMSNorm over each head of q and k before RoPE
   // Weight names by role ("embed", "attn.q", "attn.norm", …) without ".weight"/".bias"; layer < 0 for the top ones.
   std::function<std::string(std::string_view role, int layer)> name;
 };

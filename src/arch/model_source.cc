@@ -35,7 +35,8 @@ std::vector<std::string> WeightFiles(const fs::path& folder) {
     }
     for (const auto& [tensor, file] : json["weight_map"].items()) {
       if (!file.is_string() || fs::path(file.get<std::string>()).filename() != fs::path(file.get<std::string>())) {
-        throw FormatError(index.string(), fmt::format("weight_map[\"{}\"]", tensor), "a file name in this folder", file.dump());
+        throw FormatError(index.string(), fmt::format("weight_map[\"{}\"]", tensor), "a file name in this folder",
+                          file.dump());
       }
       names.insert(file.get<std::string>());
     }
@@ -68,7 +69,8 @@ void ModelSource::OpenFolder() {
   const fs::path folder(path_);
   config_file_ = (folder / "config.json").string();
   if (!fs::exists(config_file_)) {
-    throw UsageError(fmt::format("{}: expected a model folder with config.json or a .gguf file, found no config.json", path_));
+    throw UsageError(
+        fmt::format("{}: expected a model folder with config.json or a .gguf file, found no config.json", path_));
   }
   config_ = ParseConfig(config_file_);
   architecture_ = Text("model_type", "");

@@ -48,12 +48,13 @@ std::vector<double> Llama3Factors(const ModelSource& source, const RopeOp& rope,
 // transformers' _compute_yarn_parameters (arXiv:2309.00071, section 3.2).
 void ApplyYarn(const ModelSource& source, RopeOp& rope, const Json& table) {
   const double factor = NumberOf(source, table, "factor", 1);
-  const double context = NumberOf(source, table, "original_max_position_embeddings",
-                                  source.Number("max_position_embeddings", 2048));
+  const double context =
+      NumberOf(source, table, "original_max_position_embeddings", source.Number("max_position_embeddings", 2048));
   const double fast = NumberOf(source, table, "beta_fast", 32), slow = NumberOf(source, table, "beta_slow", 1);
   const auto pairs = static_cast<double>(rope.rotary_dim) / 2;
   const auto pair_of = [&](double turns) {
-    return static_cast<double>(rope.exponent_dim) * std::log(context / (turns * 2 * std::numbers::pi)) / (2 * std::log(rope.theta));
+    return static_cast<double>(rope.exponent_dim) * std::log(context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(rope.theta));
   };
   double low = pair_of(fast), high = pair_of(slow);
   const auto truncate = table.find("truncate");
@@ -69,9 +70,12 @@ void ApplyYarn(const ModelSource& source, RopeOp& rope, const Json& table) {
     const double ramp = std::clamp((i - low) / (high - low), 0.0, 1.0);
     rope.frequency_factors.push_back(1 / (ramp / factor + (1 - ramp)));
   }
-  const auto magnitude = [](double scale, double mscale) { return scale <= 1 ? 1.0 : 0.1 * mscale * std::log(scale) + 1; };
+  const auto magnitude = [](double scale, double mscale) {
+    return scale <= 1 ? 1.0 : 0.1 * mscale * std::log(scale) + 1;
+  };
   const double mscale = NumberOf(source, table, "mscale", 0), mscale_all = NumberOf(source, table, "mscale_all_dim", 0);
-  const double inferred = mscale != 0 && mscale_all != 0 ? magnitude(factor, mscale) / magnitude(factor, mscale_all) : magnitude(factor, 1);
+  const double inferred =
+      mscale != 0 && mscale_all != 0 ? magnitude(factor, mscale) / magnitude(factor, mscale_all) : magnitude(factor, 1);
   rope.magnitude = NumberOf(source, table, "attention_factor", inferred);
 }
 
@@ -110,7 +114,8 @@ RopeOp ReadGgufRope(const ModelSource& source, std::string_view prefix, std::int
   RopeOp rope{.head_dim = head_dim};
   rope.rotary_dim = source.Integer(key + "dimension_count", head_dim);
   if (rope.rotary_dim > head_dim || rope.rotary_dim % 2 != 0) {
-    source.Refuse(key + "dimension_count", fmt::format("an even number up to {}", head_dim), std::to_string(rope.rotary_dim));
+    source.Refuse(key + "dimension_count", fmt::format("an even number up to {}", head_dim),
+                  std::to_string(rope.rotary_dim));
   }
   rope.exponent_dim = rope.rotary_dim;
   rope.theta = source.Number(key + "freq_base", 10000);
@@ -123,7 +128,8 @@ RopeOp ReadGgufRope(const ModelSource& source, std::string_view prefix, std::int
   if (const TensorView* factors = source.Find("rope_freqs.weight")) {
     rope.frequency_factors = DecodeAll(*factors);
     if (static_cast<std::int64_t>(rope.frequency_factors.size()) != rope.rotary_dim / 2) {
-      throw FormatError(source.path(), "tensor \"rope_freqs.weight\"", fmt::format("[{}]", rope.rotary_dim / 2), ToString(factors->shape));
+      throw FormatError(source.path(), "tensor \"rope_freqs.weight\"", fmt::format("[{}]", rope.rotary_dim / 2),
+                        ToString(factors->shape));
     }
   }
   return rope;

@@ -3,7 +3,8 @@
 namespace paritrace::cli {
 
 void AddOutputOptions(CLI::App& command, OutputOptions& options) {
-  command.add_option("--json", options.json, "write the result as JSON to FILE (- is standard output)")->type_name("FILE");
+  command.add_option("--json", options.json, "write the result as JSON to FILE (- is standard output)")
+      ->type_name("FILE");
   command.add_option("--md", options.markdown, "write the report as Markdown")->type_name("FILE");
   command.add_option("--html", options.html, "write the report as one self-contained HTML file")->type_name("FILE");
   command.add_option("--junit", options.junit, "write the result as JUnit XML")->type_name("FILE");

@@ -31,19 +31,23 @@ void Write(const Options& options, const Diagnosis& diagnosis) {
   if (!out.sarif.empty()) WriteFileAtomically(out.sarif, DiagnosisToSarif(diagnosis).dump(1) + "\n");
   if (!out.markdown.empty()) WriteFileAtomically(out.markdown, DiagnosisToMarkdown(diagnosis));
   if (out.quiet || UsesStandardOutput(out)) return;
-  const DiagnosisTextOptions text{.width = static_cast<std::size_t>(TerminalWidth(stdout)), .colour = WantsColour(stdout), .every_site = options.every_site};
+  const DiagnosisTextOptions text{.width = static_cast<std::size_t>(TerminalWidth(stdout)),
+                                  .colour = WantsColour(stdout),
+                                  .every_site = options.every_site};
   fmt::print("{}", DiagnosisToTerminal(diagnosis, text));
 }
 
 int Run(const Options& options) {
   if (options.model.empty()) {
-    throw UsageError("diagnose: --model MODEL is needed: the folder or .gguf that the subject should be computing with");
+    throw UsageError(
+        "diagnose: --model MODEL is needed: the folder or .gguf that the subject should be computing with");
   }
   const Model model = LoadModel(options.model);
   const Trace subject = OpenTrace(options.subject);
   DiagnoseOptions how{.arithmetic = options.arithmetic, .progress = ProgressLine("replaying")};
   Diagnosis diagnosis = Diagnose(model, subject, how);
-  if (!options.subject_model.empty()) TellConversionFromExecution(LoadModel(options.subject_model), subject, how, diagnosis);
+  if (!options.subject_model.empty())
+    TellConversionFromExecution(LoadModel(options.subject_model), subject, how, diagnosis);
   if (!options.reference.empty()) AddReference(model, OpenTrace(options.reference), how, diagnosis);
   Write(options, diagnosis);
   return diagnosis.verdict == "diverged" ? 1 : 0;
@@ -55,10 +59,21 @@ void AddDiagnose(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("diagnose", "replay a trace op by op against a model, and name what is wrong");
   auto options = std::make_shared<Options>();
   command->add_option("SUB", options->subject, "trace of the engine under test")->required();
-  command->add_option("--model", options->model, "Hugging Face folder or .gguf that the subject should compute with")->type_name("MODEL");
-  command->add_option("--ref", options->reference, "trace of the reference: it is replayed as well, and may be the wrong one")->type_name("REF");
-  command->add_option("--subject-model", options->subject_model, "the file the subject ran, where it is another one: tells mistakes of conversion from mistakes of execution")->type_name("FILE");
-  command->add_option("--arithmetic", options->arithmetic, "how the subject rounds (default: what its trace says, else inferred)")->type_name("NAME");
+  command->add_option("--model", options->model, "Hugging Face folder or .gguf that the subject should compute with")
+      ->type_name("MODEL");
+  command
+      ->add_option("--ref", options->reference,
+                   "trace of the reference: it is replayed as well, and may be the wrong one")
+      ->type_name("REF");
+  command
+      ->add_option(
+          "--subject-model", options->subject_model,
+          "the file the subject ran, where it is another one: tells mistakes of conversion from mistakes of execution")
+      ->type_name("FILE");
+  command
+      ->add_option("--arithmetic", options->arithmetic,
+                   "how the subject rounds (default: what its trace says, else inferred)")
+      ->type_name("NAME");
   command->add_flag("--sites", options->every_site, "show the noise of every site");
   AddOutputOptions(*command, options->outputs);
   command->callback([options, &exit_code] { exit_code = Run(*options); });

@@ -29,7 +29,8 @@ std::function<void(std::size_t, std::size_t)> ProgressLine(std::string what) {
     state->visible = true;
     const double elapsed = std::chrono::duration<double>(now - state->start).count();
     const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done > 0 ? done : 1);
-    fmt::print(stderr, "\r\033[K{}: {:3.0f} %, {:.0f} s left", what, 100.0 * static_cast<double>(done) / static_cast<double>(total), left);
+    fmt::print(stderr, "\r\033[K{}: {:3.0f} %, {:.0f} s left", what,
+               100.0 * static_cast<double>(done) / static_cast<double>(total), left);
   };
 }
 

@@ -9,19 +9,56 @@
 namespace paritrace {
 
 enum class DType : std::uint8_t {
-  kF64, kF32, kF16, kBF16, kF8E4M3, kF8E5M2,
-  kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64, kBool,
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kF8E4M3,
+  kF8E5M2,
+  kI8,
+  kI16,
+  kI32,
+  kI64,
+  kU8,
+  kU16,
+  kU32,
+  kU64,
+  kBool,
   // ggml block types: one entry is a block of `block_elements` values along the last axis.
-  kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kQ8_K,
-  kIQ1_S, kIQ1_M, kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ3_XXS, kIQ3_S, kIQ4_NL, kIQ4_XS,
-  kTQ1_0, kTQ2_0, kMXFP4, kNVFP4, kI2_S, kQ8_1, kQ1_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kQ8_K,
+  kIQ1_S,
+  kIQ1_M,
+  kIQ2_XXS,
+  kIQ2_XS,
+  kIQ2_S,
+  kIQ3_XXS,
+  kIQ3_S,
+  kIQ4_NL,
+  kIQ4_XS,
+  kTQ1_0,
+  kTQ2_0,
+  kMXFP4,
+  kNVFP4,
+  kI2_S,
+  kQ8_1,
+  kQ1_0,
 };
 
 struct DTypeInfo {
-  std::string_view name;      // lower case, as in traces: "f32", "bf16", "q8_0"
-  int block_elements;         // 1 for scalars
+  std::string_view name;  // lower case, as in traces: "f32", "bf16", "q8_0"
+  int block_elements;     // 1 for scalars
   int block_bytes;
-  bool is_float;              // f64 … f8, and every block type
+  bool is_float;  // f64 … f8, and every block type
 };
 
 [[nodiscard]] const DTypeInfo& Info(DType dtype);

@@ -108,7 +108,12 @@ int ThreadCount() {
 void ParallelFor(std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (count <= 0) return;
   grain = std::max<std::int64_t>(grain, 1);
-  Loop loop{.count = count, .grain = grain, .chunks = (count - 1) / grain + 1, .body = &body, .error_mutex = {}, .error = nullptr};
+  Loop loop{.count = count,
+            .grain = grain,
+            .chunks = (count - 1) / grain + 1,
+            .body = &body,
+            .error_mutex = {},
+            .error = nullptr};
   if (inside_loop || loop.chunks == 1 || ThreadCount() == 1) {
     for (std::int64_t begin = 0; begin < count; begin += grain) body(begin, std::min(count, begin + grain));
     return;

@@ -30,16 +30,31 @@ struct SideResult {
 };
 
 NoiseRow RowOf(const SiteStats& stats, int step, const std::string& site) {
-  return {.step = step, .site = site, .introduced_nmse = stats.introduced_nmse(), .floor_nmse = stats.floor_nmse(),
-          .ratio = stats.all.ratio(), .left_nmse = stats.left_nmse(), .exact = stats.exact_share(), .one_ulp = stats.one_ulp_share(),
-          .propagated_nmse = stats.propagated_nmse(), .values = stats.all.count, .judged = stats.all.count > 0};
+  return {.step = step,
+          .site = site,
+          .introduced_nmse = stats.introduced_nmse(),
+          .floor_nmse = stats.floor_nmse(),
+          .ratio = stats.all.ratio(),
+          .left_nmse = stats.left_nmse(),
+          .exact = stats.exact_share(),
+          .one_ulp = stats.one_ulp_share(),
+          .propagated_nmse = stats.propagated_nmse(),
+          .values = stats.all.count,
+          .judged = stats.all.count > 0};
 }
 
-Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, const Finding& finding, const NamedCause& cause, std::string_view side) {
+Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, const Finding& finding,
+                const NamedCause& cause, std::string_view side) {
   const Recording& recording = replay.recording();
-  Defect defect{.side = std::string(side), .site = node.site, .ratio = stats.all.ratio(), .introduced_nmse = stats.introduced_nmse(),
-                .cause = cause, .alternatives = finding.alternatives, .where = finding.where};
-  for (const NodeId input : replay.SegmentInputs(node.id)) defect.inputs.push_back(replay.graph().nodes[static_cast<std::size_t>(input)].site);
+  Defect defect{.side = std::string(side),
+                .site = node.site,
+                .ratio = stats.all.ratio(),
+                .introduced_nmse = stats.introduced_nmse(),
+                .cause = cause,
+                .alternatives = finding.alternatives,
+                .where = finding.where};
+  for (const NodeId input : replay.SegmentInputs(node.id))
+    defect.inputs.push_back(replay.graph().nodes[static_cast<std::size_t>(input)].site);
   defect.step = recording.steps.empty() ? 0 : recording.steps[0].step;
   if (!finding.where.tokens.empty()) defect.step = recording.StepOf(finding.where.tokens[0]);
   return defect;
@@ -52,17 +67,18 @@ void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, 
     return;
   }
   for (const TraceStep& step : recording.steps) {
-    const SiteStats stats = MeasureSite(replay.graph(), node, recording.At(node.id),
-                                        {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
-                                        replay.arithmetic(), {step.start, step.start + step.count});
+    const SiteStats stats =
+        MeasureSite(replay.graph(), node, recording.At(node.id),
+                    {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
+                    replay.arithmetic(), {step.start, step.start + step.count});
     if (stats.all.count + stats.unjudged > 0) side.noise.push_back(RowOf(stats, step.step, node.site));
   }
 }
 
 void JudgeSite(const Replay& replay, const Node& node, std::string_view side_name, SideResult& side) {
   const SiteStats stats = MeasureSite(replay.graph(), node, replay.recording().At(node.id),
-                                      {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
-                                      replay.arithmetic(), {0, replay.recording().run.count()});
+                                      {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)},
+                                      &replay.Free(node.id), replay.arithmetic(), {0, replay.recording().run.count()});
   MeasureNoise(replay, node, stats, side);
   side.values += stats.all.count;
   side.exact += stats.exact;
@@ -76,7 +92,8 @@ void JudgeSite(const Replay& replay, const Node& node, std::string_view side_nam
   } else if (!IsExplained(stats, replay.arithmetic().storage)) {
     finding = ExplainQuiet(replay, node.id, stats);
   }
-  for (const NamedCause& cause : finding.causes) side.defects.emplace_back(DefectOf(replay, node, stats, finding, cause, side_name), node.id);
+  for (const NamedCause& cause : finding.causes)
+    side.defects.emplace_back(DefectOf(replay, node, stats, finding, cause, side_name), node.id);
   if (finding.causes.empty()) side.healthy.emplace(node.id, stats);
 }
 
@@ -109,10 +126,15 @@ void MoveShiftedPositions(const Graph& graph, SideResult& side) {
   if (graph.depends_on_absolute_position) return;
   std::set<std::string> moved;
   for (const auto& [defect, node] : side.defects) {
-    if (!defect.site.ends_with("attn.q_rope") || defect.cause.id != "rope.position_offset" || !defect.where.tokens.empty() || !defect.where.heads.empty()) continue;
+    if (!defect.site.ends_with("attn.q_rope") || defect.cause.id != "rope.position_offset" ||
+        !defect.where.tokens.empty() || !defect.where.heads.empty())
+      continue;
     const Defect* twin = FindDefect(side, LayerPrefix(defect.site) + "attn.k_rope");
-    if (twin == nullptr || twin->cause.id != defect.cause.id || twin->cause.found != defect.cause.found || !twin->where.tokens.empty() || !twin->where.heads.empty()) continue;
-    side.equivalences.push_back({defect.site, fmt::format("RoPE positions of q and k are both shifted by {}: only their difference enters the scores, so no output changes",
+    if (twin == nullptr || twin->cause.id != defect.cause.id || twin->cause.found != defect.cause.found ||
+        !twin->where.tokens.empty() || !twin->where.heads.empty())
+      continue;
+    side.equivalences.push_back({defect.site, fmt::format("RoPE positions of q and k are both shifted by {}: only "
+                                                          "their difference enters the scores, so no output changes",
                                                           defect.cause.found.dump())});
     moved.insert(defect.site);
     moved.insert(twin->site);
@@ -122,9 +144,13 @@ void MoveShiftedPositions(const Graph& graph, SideResult& side) {
 
 // A replay that is not finite though its inputs are comes from the weights: no verdict can be had from such a model.
 void RefuseBrokenWeights(const Model& model, const Replay& replay) {
-  const auto finite = [](const Value& value) { return std::ranges::all_of(value.data, [](double x) { return std::isfinite(x); }); };
+  const auto finite = [](const Value& value) {
+    return std::ranges::all_of(value.data, [](double x) { return std::isfinite(x); });
+  };
   for (const Node& node : model.graph.nodes) {
-    if (node.weight == kAbsent || std::ranges::none_of(replay.Exact(node.id).data, [](double x) { return std::isnan(x); })) continue;
+    if (node.weight == kAbsent ||
+        std::ranges::none_of(replay.Exact(node.id).data, [](double x) { return std::isnan(x); }))
+      continue;
     if (!std::ranges::all_of(node.inputs, [&](NodeId id) { return finite(replay.Input(id)); })) continue;
     for (const WeightId id : {node.weight, node.bias}) {
       if (id == kAbsent) continue;
@@ -132,7 +158,9 @@ void RefuseBrokenWeights(const Model& model, const Replay& replay) {
       const std::vector<double> values = DecodeAll(weight.tensor);
       const auto broken = std::ranges::find_if(values, [](double x) { return !std::isfinite(x); });
       if (broken != values.end()) {
-        throw FormatError(model.source->path(), fmt::format("tensor \"{}\", value {}", weight.name, broken - values.begin()), "a finite number", fmt::format("{}", *broken));
+        throw FormatError(model.source->path(),
+                          fmt::format("tensor \"{}\", value {}", weight.name, broken - values.begin()),
+                          "a finite number", fmt::format("{}", *broken));
       }
     }
   }
@@ -141,11 +169,14 @@ void RefuseBrokenWeights(const Model& model, const Replay& replay) {
 SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& options, std::string_view side_name) {
   SideResult side;
   side.recording = AssembleRecording(trace, model.graph);
-  if (std::string remark = AlignRowOrder(model.graph, side.recording); !remark.empty()) side.remarks.push_back(std::move(remark));
+  if (std::string remark = AlignRowOrder(model.graph, side.recording); !remark.empty())
+    side.remarks.push_back(std::move(remark));
   if (!side.recording.token_remark.empty()) side.remarks.push_back(side.recording.token_remark);
-  if (!trace.header.complete) side.remarks.push_back("the trace is still open: only what was recorded so far is judged");
+  if (!trace.header.complete)
+    side.remarks.push_back("the trace is still open: only what was recorded so far is judged");
   if (!side.recording.unknown_sites.empty()) {
-    side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}", side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
+    side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}",
+                                       side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
   }
   side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
@@ -169,7 +200,8 @@ const std::array<Family, 8>& Families() {
   static const std::array<Family, 8> families = {{
       {"token embedding", {"embed"}},
       {"norms", {"norm"}},
-      {"projections (weights, biases, their quantisation)", {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.out"}},
+      {"projections (weights, biases, their quantisation)",
+       {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.out"}},
       {"RoPE", {"q_rope", "k_rope"}},
       {"attention scores, mask and softmax", {"scores", "probs", "ctx"}},
       {"activation", {"mlp.act"}},
@@ -181,7 +213,8 @@ const std::array<Family, 8>& Families() {
 
 const Family* FamilyOf(const std::string& site) {
   for (const Family& family : Families()) {
-    if (std::ranges::any_of(family.endings, [&](std::string_view ending) { return site.ends_with(ending); })) return &family;
+    if (std::ranges::any_of(family.endings, [&](std::string_view ending) { return site.ends_with(ending); }))
+      return &family;
   }
   return nullptr;
 }
@@ -205,10 +238,14 @@ std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
       if (FamilyOf(defect.site) == &family) faulty.insert(defect.site);
     }
     if (sites == 0) continue;
-    notes.push_back({std::string(family.name),
-                     fmt::format("{} site{} within noise{}; error at most {:.2f} of the floor, {:.2f} % of the values explained to the bit, {:.1e} of the output left",
-                                 sites, sites == 1 ? "" : "s", faulty.empty() ? "" : fmt::format(" (beside {} named above)", faulty.size()), worst,
-                                 100.0 * static_cast<double>(exact) / static_cast<double>(std::max<std::int64_t>(values, 1)), std::sqrt(left))});
+    notes.push_back(
+        {std::string(family.name),
+         fmt::format("{} site{} within noise{}; error at most {:.2f} of the floor, {:.2f} % of the values explained to "
+                     "the bit, {:.1e} of the output left",
+                     sites, sites == 1 ? "" : "s",
+                     faulty.empty() ? "" : fmt::format(" (beside {} named above)", faulty.size()), worst,
+                     100.0 * static_cast<double>(exact) / static_cast<double>(std::max<std::int64_t>(values, 1)),
+                     std::sqrt(left))});
   }
   return notes;
 }
@@ -228,21 +265,28 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   diagnosis.exact = static_cast<double>(side.exact) / values;
   diagnosis.one_ulp = static_cast<double>(side.one_ulp) / values;
   diagnosis.subject_header = subject.header.raw;
-  diagnosis.verdict = !diagnosis.defects.empty() ? "diverged" : side.error == 0 && diagnosis.equivalences.empty() ? "identical" : "within_noise";
+  diagnosis.verdict = !diagnosis.defects.empty()                          ? "diverged"
+                      : side.error == 0 && diagnosis.equivalences.empty() ? "identical"
+                                                                          : "within_noise";
   return diagnosis;
 }
 
-void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options, Diagnosis& diagnosis) {
+void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options,
+                                 Diagnosis& diagnosis) {
   const Diagnosis own = Diagnose(subject_model, subject, options);
   std::set<std::string> executed;
   for (const Defect& defect : own.defects) executed.insert(defect.site);
   for (Defect& defect : diagnosis.defects) {
     if (defect.side != "subject") continue;
     defect.origin = executed.contains(defect.site) ? "execution" : "conversion";
-    defect.cause.statement += defect.origin == "conversion" ? "; the engine computes its own file rightly, so the mistake is in the file: it was made in the conversion"
-                                                            : "; the engine departs from its own file too, so the mistake is in the engine";
+    defect.cause.statement +=
+        defect.origin == "conversion"
+            ? "; the engine computes its own file rightly, so the mistake is in the file: it was made in the conversion"
+            : "; the engine departs from its own file too, so the mistake is in the engine";
   }
-  if (own.verdict != "diverged") diagnosis.remarks.push_back(fmt::format("against the file the subject ran, {}, everything is within noise", subject_model.source->path()));
+  if (own.verdict != "diverged")
+    diagnosis.remarks.push_back(
+        fmt::format("against the file the subject ran, {}, everything is within noise", subject_model.source->path()));
 }
 
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis) {

@@ -18,7 +18,7 @@ struct Defect {
   int step = 0;      // the first step it shows in
   std::string site;
   std::vector<std::string> inputs;  // recorded sites it was replayed from
-  double ratio = 0;                 // introduced error over noise floor; infinity where something is masked or not finite
+  double ratio = 0;  // introduced error over noise floor; infinity where something is masked or not finite
   double introduced_nmse = 0;
   NamedCause cause;
   std::vector<Alternative> alternatives;
@@ -51,7 +51,7 @@ struct Diagnosis {
   std::vector<Note> cleared;
   std::vector<Equivalence> equivalences;
   std::int64_t values = 0;
-  double exact = 0, one_ulp = 0;  // shares of `values`
+  double exact = 0, one_ulp = 0;     // shares of `values`
   std::vector<std::string> remarks;  // layout chosen, sites that MODEL does not have, an open trace
   std::string counterfactual;        // with the named causes applied, does the whole subject come out within noise?
   nlohmann::ordered_json subject_header, reference_header;
@@ -67,7 +67,8 @@ struct DiagnoseOptions {
 
 // Replays the subject against the file it ran as well: a defect against MODEL that is none against that file was made when
 // the file was written, any other by the engine. Fills `origin` and says so in the statement.
-void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options, Diagnosis& diagnosis);
+void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options,
+                                 Diagnosis& diagnosis);
 
 // Appends what the reference's own replay says: its defects carry side "reference".
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis);

@@ -9,15 +9,20 @@
 #include "diagnose/site_stats.h"
 
 namespace paritrace {
-void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope, const std::function<void(std::size_t)>& visit) {
+void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope,
+                   const std::function<void(std::size_t)>& visit) {
   const bool scores = IsScoreShaped(node);
-  const std::int64_t cols = value.cols(), tokens = scores ? value.shape[1] : value.rows(), width = scores ? 0 : HeadWidth(graph, node);
-  const auto within = [](const std::vector<std::int64_t>& some, std::int64_t x) { return some.empty() || std::ranges::binary_search(some, x); };
+  const std::int64_t cols = value.cols(), tokens = scores ? value.shape[1] : value.rows(),
+                     width = scores ? 0 : HeadWidth(graph, node);
+  const auto within = [](const std::vector<std::int64_t>& some, std::int64_t x) {
+    return some.empty() || std::ranges::binary_search(some, x);
+  };
   for (std::int64_t r = 0; r < value.rows(); ++r) {
     if (!within(scope.tokens, scores ? r % tokens : r)) continue;
     for (std::int64_t c = 0; c < cols; ++c) {
       const std::int64_t head = scores ? r / tokens : width > 0 ? c / width : 0;
-      if (within(scope.heads, head) && (scores || within(scope.channels, c))) visit(static_cast<std::size_t>(r * cols + c));
+      if (within(scope.heads, head) && (scores || within(scope.channels, c)))
+        visit(static_cast<std::size_t>(r * cols + c));
     }
   }
 }
@@ -54,7 +59,8 @@ double SearchSite::Residual(const Edit& edit, Replay::Pass pass) const {
   }
   if (signal == 0) signal = 1;
   // Each broken value counts like a value wrong by ten times its size.
-  return std::sqrt(error / signal + 100.0 * static_cast<double>(broken) / static_cast<double>(std::max<std::int64_t>(count, 1)));
+  return std::sqrt(error / signal +
+                   100.0 * static_cast<double>(broken) / static_cast<double>(std::max<std::int64_t>(count, 1)));
 }
 
 double SearchSite::BestFactor(const Edit& edit) const {
@@ -115,9 +121,13 @@ double SearchSite::FitLog(double low, double high, int steps, const std::functio
 }
 
 Hypothesis QuantisedWeights(const Weight& weight, DType type, Edit edit) {
-  return {.cause = "precision", .edit = std::move(edit), .expected = fmt::format("weights in {}", Name(weight.tensor.dtype)),
+  return {.cause = "precision",
+          .edit = std::move(edit),
+          .expected = fmt::format("weights in {}", Name(weight.tensor.dtype)),
           .found = fmt::format("weights in {}", Name(type)),
-          .statement = fmt::format("the weights are those of MODEL after quantisation to {}: a difference of weights, not of execution", Name(type)),
+          .statement = fmt::format(
+              "the weights are those of MODEL after quantisation to {}: a difference of weights, not of execution",
+              Name(type)),
           .fix = "give the subject's own file as --model to judge its execution alone"};
 }
 

@@ -14,12 +14,12 @@
 namespace paritrace {
 
 struct Hypothesis {
-  std::string cause;          // id of docs/causes.md
+  std::string cause;  // id of docs/causes.md
   Edit edit;
   nlohmann::ordered_json expected, found;  // null where the cause has no parameter
-  std::string statement;      // what the subject does, in a sentence
-  std::string fix;            // what to change, in a sentence
-  int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
+  std::string statement;                   // what the subject does, in a sentence
+  std::string fix;                         // what to change, in a sentence
+  int parameters = 0;  // free parameters fitted: of two that explain equally well the one with fewer stands
 };
 
 // Tokens, heads and channels that something is limited to, ascending; empty: all.
@@ -29,7 +29,8 @@ struct Scope {
 };
 
 // Calls visit(flat index) for every value of a node within the scope. Scores have no channels.
-void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope, const std::function<void(std::size_t)>& visit);
+void ForEachWithin(const Graph& graph, const Node& node, const Value& value, const Scope& scope,
+                   const std::function<void(std::size_t)>& visit);
 
 // The site under question, and what a proposer may ask about it.
 class SearchSite {

@@ -35,7 +35,8 @@ bool LooksFused(const Recording& recording, const Graph& graph) {
 void ReadGgmlOptions(const Trace& trace, const Recording& recording, const Graph& graph, Arithmetic& arithmetic) {
   const Json& run = RunOf(trace);
   const auto flash = run.find("flash_attention");
-  arithmetic.flash_attention = flash != run.end() && flash->is_boolean() ? flash->get<bool>() : LooksFused(recording, graph);
+  arithmetic.flash_attention =
+      flash != run.end() && flash->is_boolean() ? flash->get<bool>() : LooksFused(recording, graph);
   const auto cache = run.find("kv_type");
   if (cache == run.end()) return;
   const Json& k = cache->is_object() && cache->contains("k") ? (*cache)["k"] : *cache;
@@ -60,7 +61,8 @@ std::string NameFromValues(const Trace& trace, const Recording& recording) {
 
 }  // namespace
 
-ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording, const Graph& graph) {
+ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording,
+                                  const Graph& graph) {
   ChosenArithmetic chosen;
   if (!asked.empty()) {
     const auto known = FindArithmetic(asked);
@@ -93,7 +95,9 @@ void ChooseDotWeight(const Graph& graph, const Recording& recording, Arithmetic&
     const Value& predicted = replay.Predicted(witness->id);
     double left = 0;
     for (std::size_t i = 0; i < predicted.data.size(); ++i) {
-      const double e = site.token_known[i / static_cast<std::size_t>(predicted.cols())] ? site.value.data[i] - predicted.data[i] : 0.0;
+      const double e = site.token_known[i / static_cast<std::size_t>(predicted.cols())]
+                           ? site.value.data[i] - predicted.data[i]
+                           : 0.0;
       left += std::isfinite(e) ? e * e : 0.0;
     }
     if (left < least) {

@@ -15,7 +15,8 @@ struct ChosenArithmetic {
 };
 
 // asked: the user's choice, "" for none. Errors: UsageError if `asked` is no policy of ours.
-[[nodiscard]] ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording, const Graph& graph);
+[[nodiscard]] ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace,
+                                                const Recording& recording, const Graph& graph);
 
 // llama.cpp rounds activations to the type of the weight it multiplies with. Where MODEL is a Hugging Face folder, its
 // files do not say which type the subject's own file had: the one that explains the first recorded product best is taken.

@@ -19,9 +19,14 @@ void ProposeScale(const SearchSite& site, const Node& node, std::vector<Hypothes
   };
   const auto propose = [&](double scale, int parameters, const std::string& reading) {
     if (std::fabs(scale / right.scale - 1) < 1e-6) return;
-    out.push_back({.cause = "attn.scale", .edit = with_scale(scale), .expected = right.scale, .found = scale,
-                   .statement = fmt::format("scores are scaled by {:g}{} where the model has {:g}", scale, reading, right.scale),
-                   .fix = fmt::format("scale the scores by {:g}", right.scale), .parameters = parameters});
+    out.push_back(
+        {.cause = "attn.scale",
+         .edit = with_scale(scale),
+         .expected = right.scale,
+         .found = scale,
+         .statement = fmt::format("scores are scaled by {:g}{} where the model has {:g}", scale, reading, right.scale),
+         .fix = fmt::format("scale the scores by {:g}", right.scale),
+         .parameters = parameters});
   };
   const auto dim = static_cast<double>(right.head_dim), hidden = static_cast<double>(site.graph().hidden);
   propose(1.0, 0, "");
@@ -31,7 +36,8 @@ void ProposeScale(const SearchSite& site, const Node& node, std::vector<Hypothes
   propose(1 / std::sqrt(dim / 2), 0, " = 1/sqrt(head_dim / 2)");
   propose(1 / std::sqrt(dim * 2), 0, " = 1/sqrt(2 head_dim)");
   propose(right.scale / (node.layer + 1), 0, " = divided by the layer's number as well");
-  for (const double scale : NiceNumbers(site.FitLog(right.scale / 1000, right.scale * 1000, 60, with_scale))) propose(scale, 1, "");
+  for (const double scale : NiceNumbers(site.FitLog(right.scale / 1000, right.scale * 1000, 60, with_scale)))
+    propose(scale, 1, "");
 }
 
 void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
@@ -42,11 +48,15 @@ void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesi
     return site.With(changed);
   };
   if (right.causal) {
-    out.push_back({.cause = "attn.mask_missing", .edit = with([](ScoresOp& op) { op.causal = false; }),
-                   .statement = "queries see later tokens: the causal mask is missing", .fix = "mask keys after the query's position"});
+    out.push_back({.cause = "attn.mask_missing",
+                   .edit = with([](ScoresOp& op) { op.causal = false; }),
+                   .statement = "queries see later tokens: the causal mask is missing",
+                   .fix = "mask keys after the query's position"});
   } else {
-    out.push_back({.cause = "attn.mask_extra", .edit = with([](ScoresOp& op) { op.causal = true; }),
-                   .statement = "a causal mask is applied in a bidirectional model", .fix = "attend to all tokens"});
+    out.push_back({.cause = "attn.mask_extra",
+                   .edit = with([](ScoresOp& op) { op.causal = true; }),
+                   .statement = "a causal mask is applied in a bidirectional model",
+                   .fix = "attend to all tokens"});
   }
   std::vector<std::int64_t> offsets = {1, -1, 2, -2};
   for (const TraceStep& step : site.replay().recording().steps) {
@@ -54,23 +64,35 @@ void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesi
   }
   for (const std::int64_t offset : offsets) {
     if (!right.causal) break;
-    out.push_back({.cause = "attn.mask_offset", .edit = with([&](ScoresOp& op) { op.mask_offset = offset; }), .expected = 0, .found = offset,
-                   .statement = fmt::format("the causal mask ends {} position(s) {} the query", std::abs(offset), offset > 0 ? "after" : "before"),
-                   .fix = "align the mask to the query's absolute position (bottom right when there is a past)", .parameters = 1});
+    out.push_back({.cause = "attn.mask_offset",
+                   .edit = with([&](ScoresOp& op) { op.mask_offset = offset; }),
+                   .expected = 0,
+                   .found = offset,
+                   .statement = fmt::format("the causal mask ends {} position(s) {} the query", std::abs(offset),
+                                            offset > 0 ? "after" : "before"),
+                   .fix = "align the mask to the query's absolute position (bottom right when there is a past)",
+                   .parameters = 1});
   }
   const std::int64_t tokens = site.replay().recording().run.count();
   if (right.window > 0 && right.window < tokens) {
-    out.push_back({.cause = "attn.window", .edit = with([](ScoresOp& op) { op.window = 0; }), .expected = right.window, .found = nullptr,
+    out.push_back({.cause = "attn.window",
+                   .edit = with([](ScoresOp& op) { op.window = 0; }),
+                   .expected = right.window,
+                   .found = nullptr,
                    .statement = fmt::format("no sliding window where this layer has one of {}", right.window),
                    .fix = "apply the window in this layer"});
   }
   for (std::int64_t window = 1; window < std::min<std::int64_t>(tokens, 4096); ++window) {
     if (window == right.window) continue;
-    out.push_back({.cause = "attn.window", .edit = with([&](ScoresOp& op) { op.window = window; }),
-                   .expected = right.window > 0 ? Json(right.window) : Json(nullptr), .found = window,
+    out.push_back({.cause = "attn.window",
+                   .edit = with([&](ScoresOp& op) { op.window = window; }),
+                   .expected = right.window > 0 ? Json(right.window) : Json(nullptr),
+                   .found = window,
                    .statement = fmt::format("a sliding window of {} is applied where {}", window,
-                                            right.window > 0 ? fmt::format("the model has {}", right.window) : std::string("this layer has none")),
-                   .fix = "take the window, and the layers it holds for, from the config", .parameters = 1});
+                                            right.window > 0 ? fmt::format("the model has {}", right.window)
+                                                             : std::string("this layer has none")),
+                   .fix = "take the window, and the layers it holds for, from the config",
+                   .parameters = 1});
     if (window >= 64) window += window / 16;
   }
 }
@@ -83,16 +105,24 @@ void ProposeSoftcap(const SearchSite& site, const Node& node, std::vector<Hypoth
     return site.With(changed);
   };
   if (right.softcap > 0) {
-    out.push_back({.cause = "attn.softcap", .edit = with_cap(0), .expected = right.softcap, .found = nullptr,
+    out.push_back({.cause = "attn.softcap",
+                   .edit = with_cap(0),
+                   .expected = right.softcap,
+                   .found = nullptr,
                    .statement = fmt::format("scores are not capped where the model caps at {:g}", right.softcap),
                    .fix = "apply cap * tanh(score / cap) before the mask"});
   }
   for (const double cap : {20.0, 30.0, 50.0}) {
     if (cap == right.softcap) continue;
-    out.push_back({.cause = "attn.softcap", .edit = with_cap(cap), .expected = right.softcap > 0 ? Json(right.softcap) : Json(nullptr), .found = cap,
-                   .statement = fmt::format("scores are capped at {:g} where the model {}", cap,
-                                            right.softcap > 0 ? fmt::format("caps at {:g}", right.softcap) : std::string("has no cap")),
-                   .fix = "take the cap from the config", .parameters = 1});
+    out.push_back({.cause = "attn.softcap",
+                   .edit = with_cap(cap),
+                   .expected = right.softcap > 0 ? Json(right.softcap) : Json(nullptr),
+                   .found = cap,
+                   .statement = fmt::format(
+                       "scores are capped at {:g} where the model {}", cap,
+                       right.softcap > 0 ? fmt::format("caps at {:g}", right.softcap) : std::string("has no cap")),
+                   .fix = "take the cap from the config",
+                   .parameters = 1});
   }
 }
 
@@ -113,8 +143,12 @@ void ProposeHeads(const SearchSite& site, std::vector<Hypothesis>& out) {
   }
   if (!grouped) return;
   const auto propose = [&](Edit edit) {
-    out.push_back({.cause = "attn.kv_head_order", .edit = std::move(edit), .expected = "h / group", .found = "h % kv_heads",
-                   .statement = "query head h reads key/value head h % kv_heads where it belongs to h / (heads / kv_heads): K and V are tiled, not repeated",
+    out.push_back({.cause = "attn.kv_head_order",
+                   .edit = std::move(edit),
+                   .expected = "h / group",
+                   .found = "h % kv_heads",
+                   .statement = "query head h reads key/value head h % kv_heads where it belongs to h / (heads / "
+                                "kv_heads): K and V are tiled, not repeated",
                    .fix = "repeat each key/value head for its group (repeat_interleave), do not tile them"});
   };
   propose(site.With(changed));
@@ -126,8 +160,12 @@ void ProposeHeads(const SearchSite& site, std::vector<Hypothesis>& out) {
 void ProposeLayout(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   Node changed = node;
   std::get<ContextOp>(changed.op).heads_outermost = true;
-  out.push_back({.cause = "attn.head_layout", .edit = site.With(changed), .expected = "[tokens, heads, head_dim]", .found = "[heads, tokens, head_dim]",
-                 .statement = "the heads are merged without moving them behind the tokens: [heads, tokens, dim] is read as [tokens, heads * dim]",
+  out.push_back({.cause = "attn.head_layout",
+                 .edit = site.With(changed),
+                 .expected = "[tokens, heads, head_dim]",
+                 .found = "[heads, tokens, head_dim]",
+                 .statement = "the heads are merged without moving them behind the tokens: [heads, tokens, dim] is "
+                              "read as [tokens, heads * dim]",
                  .fix = "transpose heads and tokens before the output projection"});
 }
 

@@ -22,9 +22,14 @@ void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out) {
       factors.insert(factors.begin(), {1.0, std::sqrt(static_cast<double>(site.graph().hidden))});
       for (const double factor : factors) {
         if (std::fabs(factor / right->scale - 1) < 1e-6) continue;
-        out.push_back({.cause = "embed.scale", .edit = with({.scale = factor}), .expected = right->scale, .found = factor,
-                       .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor, right->scale),
-                       .fix = fmt::format("multiply by {:g}", right->scale), .parameters = 1});
+        out.push_back({.cause = "embed.scale",
+                       .edit = with({.scale = factor}),
+                       .expected = right->scale,
+                       .found = factor,
+                       .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor,
+                                                right->scale),
+                       .fix = fmt::format("multiply by {:g}", right->scale),
+                       .parameters = 1});
       }
     }
     const Weight& table = site.graph().weights[static_cast<std::size_t>(node.weight)];
@@ -34,7 +39,10 @@ void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out) {
       }
     }
     for (const std::int64_t offset : {1, -1, 2, -2}) {
-      out.push_back({.cause = "embed.row_offset", .edit = with({.scale = right->scale, .row_offset = offset}), .expected = 0, .found = offset,
+      out.push_back({.cause = "embed.row_offset",
+                     .edit = with({.scale = right->scale, .row_offset = offset}),
+                     .expected = 0,
+                     .found = offset,
                      .statement = fmt::format("row {:+} of the embedding table is taken for each token", offset),
                      .fix = "look for a padding row or an offset in the vocabulary"});
     }

@@ -11,7 +11,9 @@ namespace {
 
 // The id for two projections of one layer exchanged; "" where exchanging them has no name of its own.
 std::string_view SwapCause(std::string_view role, std::string_view other) {
-  const auto pair = [&](std::string_view a, std::string_view b) { return (role == a && other == b) || (role == b && other == a); };
+  const auto pair = [&](std::string_view a, std::string_view b) {
+    return (role == a && other == b) || (role == b && other == a);
+  };
   if (pair("mlp.gate", "mlp.up")) return "mlp.gate_up_swapped";
   if (pair("attn.k", "attn.v")) return "attn.kv_swapped";
   if (pair("attn.q", "attn.k")) return "attn.qk_swapped";
@@ -28,7 +30,8 @@ void ProposeOtherMatrix(const SearchSite& site, const Node& node, std::vector<Hy
     changed.weight = static_cast<WeightId>(id);
     if (node.bias != kAbsent) {  // a wrong matrix mostly brings its own bias along
       for (std::size_t bias = 0; bias < weights.size(); ++bias) {
-        if (weights[bias].role == other.role + ".bias" && weights[bias].layer == other.layer) changed.bias = static_cast<WeightId>(bias);
+        if (weights[bias].role == other.role + ".bias" && weights[bias].layer == other.layer)
+          changed.bias = static_cast<WeightId>(bias);
       }
     }
     Hypothesis hypothesis{.edit = site.With(changed)};
@@ -68,11 +71,14 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
     return site.With(changed);
   };
   if (node.bias != kAbsent) {
-    out.push_back({.cause = "linear.bias_missing", .edit = with([](Node& changed, LinearOp&) { changed.bias = kAbsent; }),
-                   .statement = "the bias is not added", .fix = fmt::format("add {}", site.graph().weights[static_cast<std::size_t>(node.bias)].name)});
+    out.push_back({.cause = "linear.bias_missing",
+                   .edit = with([](Node& changed, LinearOp&) { changed.bias = kAbsent; }),
+                   .statement = "the bias is not added",
+                   .fix = fmt::format("add {}", site.graph().weights[static_cast<std::size_t>(node.bias)].name)});
   }
   if (right.tensor.shape[0] == right.tensor.shape[1]) {
-    out.push_back({.cause = "linear.transposed", .edit = with([](Node&, LinearOp& op) { op.transposed = true; }),
+    out.push_back({.cause = "linear.transposed",
+                   .edit = with([](Node&, LinearOp& op) { op.transposed = true; }),
                    .statement = fmt::format("{} is used transposed", right.name),
                    .fix = "multiply by W^T as nn.Linear does (rows are outputs); square matrices hide this mistake"});
   }
@@ -81,19 +87,31 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
     for (const std::int64_t unit : {dim, dim / 2, dim * 2}) {
       if (unit < 4 || unit % 2 != 0 || right.tensor.shape[0] % unit != 0) continue;
       for (const RowOrder order : {RowOrder::kToInterleaved, RowOrder::kToHalfSplit}) {
-        const char* name = order == RowOrder::kToInterleaved ? "half-split to interleaved" : "interleaved to half-split";
-        out.push_back({.cause = "linear.permuted", .edit = with([&](Node&, LinearOp& op) { op.row_order = order; op.head_dim = unit; }),
-                       .expected = "rows as stored", .found = fmt::format("{} in blocks of {}", name, unit),
-                       .statement = fmt::format("the rows of {} are permuted from {} in blocks of {}", right.name, name, unit),
-                       .fix = "permute q and k rows once, with each one's own number of heads, and only for the rotation that needs it"});
+        const char* name =
+            order == RowOrder::kToInterleaved ? "half-split to interleaved" : "interleaved to half-split";
+        out.push_back(
+            {.cause = "linear.permuted",
+             .edit = with([&](Node&, LinearOp& op) {
+               op.row_order = order;
+               op.head_dim = unit;
+             }),
+             .expected = "rows as stored",
+             .found = fmt::format("{} in blocks of {}", name, unit),
+             .statement = fmt::format("the rows of {} are permuted from {} in blocks of {}", right.name, name, unit),
+             .fix = "permute q and k rows once, with each one's own number of heads, and only for the rotation that "
+                    "needs it"});
       }
     }
   }
   for (const double factor : NiceNumbers(site.BestFactor(site.base()))) {
     if (std::fabs(factor - 1) < 1e-6) continue;
-    out.push_back({.cause = "linear.weight_scale", .edit = with([&](Node&, LinearOp& op) { op.factor = factor; }), .expected = 1.0, .found = factor,
+    out.push_back({.cause = "linear.weight_scale",
+                   .edit = with([&](Node&, LinearOp& op) { op.factor = factor; }),
+                   .expected = 1.0,
+                   .found = factor,
                    .statement = fmt::format("{} acts as if multiplied by {:g}", right.name, factor),
-                   .fix = "look for a scale that is lost or applied twice when the weight is loaded", .parameters = 1});
+                   .fix = "look for a scale that is lost or applied twice when the weight is loaded",
+                   .parameters = 1});
   }
 }
 

@@ -18,12 +18,27 @@ void ProposeTerms(const SearchSite& site, const Node& node, std::vector<Hypothes
   const NodeId stream = node.inputs[0], branch = node.inputs[1];
   const std::string& stream_site = site.graph().nodes[static_cast<std::size_t>(stream)].site;
   const std::string& branch_site = site.graph().nodes[static_cast<std::size_t>(branch)].site;
-  out.push_back({.cause = "residual.missing", .edit = with({branch}, {}), .expected = fmt::format("{} + {}", stream_site, branch_site), .found = branch_site,
-                 .statement = "the residual stream is not added: only the block's output goes on", .fix = fmt::format("add {}", stream_site)});
-  out.push_back({.cause = "residual.missing", .edit = with({stream}, {}), .expected = fmt::format("{} + {}", stream_site, branch_site), .found = stream_site,
-                 .statement = fmt::format("{} is not added to the residual stream: the block has no effect", branch_site), .fix = fmt::format("add {}", branch_site)});
-  out.push_back({.cause = "residual.twice", .edit = with({stream, branch}, {2, 1}), .statement = fmt::format("{} is added twice", stream_site), .fix = "add it once"});
-  out.push_back({.cause = "residual.twice", .edit = with({stream, branch}, {1, 2}), .statement = fmt::format("{} is added twice", branch_site), .fix = "add it once"});
+  out.push_back({.cause = "residual.missing",
+                 .edit = with({branch}, {}),
+                 .expected = fmt::format("{} + {}", stream_site, branch_site),
+                 .found = branch_site,
+                 .statement = "the residual stream is not added: only the block's output goes on",
+                 .fix = fmt::format("add {}", stream_site)});
+  out.push_back(
+      {.cause = "residual.missing",
+       .edit = with({stream}, {}),
+       .expected = fmt::format("{} + {}", stream_site, branch_site),
+       .found = stream_site,
+       .statement = fmt::format("{} is not added to the residual stream: the block has no effect", branch_site),
+       .fix = fmt::format("add {}", branch_site)});
+  out.push_back({.cause = "residual.twice",
+                 .edit = with({stream, branch}, {2, 1}),
+                 .statement = fmt::format("{} is added twice", stream_site),
+                 .fix = "add it once"});
+  out.push_back({.cause = "residual.twice",
+                 .edit = with({stream, branch}, {1, 2}),
+                 .statement = fmt::format("{} is added twice", branch_site),
+                 .fix = "add it once"});
   // Another tensor of this layer, or the stream as it was further up, in the stream's place.
   for (const Node& other : site.graph().nodes) {
     if (other.id >= node.id || other.id == stream || IsScoreShaped(other)) continue;
@@ -34,7 +49,10 @@ void ProposeTerms(const SearchSite& site, const Node& node, std::vector<Hypothes
     if (!is_source || WidthOf(site.graph(), other) != WidthOf(site.graph(), node)) continue;
     if (other.inputs.size() == 1 && other.inputs[0] == stream && !is_norm) continue;
     const bool own_norm = is_norm && other.layer == node.layer;
-    out.push_back({.cause = own_norm ? "residual.from_norm" : "residual.source", .edit = with({other.id, branch}, {}), .expected = stream_site, .found = other.site,
+    out.push_back({.cause = own_norm ? "residual.from_norm" : "residual.source",
+                   .edit = with({other.id, branch}, {}),
+                   .expected = stream_site,
+                   .found = other.site,
                    .statement = fmt::format("{} is added where {} belongs", other.site, stream_site),
                    .fix = fmt::format("keep {} and add that", stream_site)});
   }
@@ -55,8 +73,13 @@ void ProposeFactors(const SearchSite& site, const Node& node, std::vector<Hypoth
     for (const double factor : NiceNumbers(best(stream))) {
       if (std::fabs(factor - 1) < 1e-6 || std::fabs(factor - 2) < 1e-6) continue;
       const std::string& term = site.graph().nodes[static_cast<std::size_t>(node.inputs[stream ? 0 : 1])].site;
-      out.push_back({.cause = "residual.scale", .edit = stream ? with(factor, 1) : with(1, factor), .expected = 1.0, .found = factor,
-                     .statement = fmt::format("{} is added {:g} times", term, factor), .fix = "add it once, unscaled", .parameters = 1});
+      out.push_back({.cause = "residual.scale",
+                     .edit = stream ? with(factor, 1) : with(1, factor),
+                     .expected = 1.0,
+                     .found = factor,
+                     .statement = fmt::format("{} is added {:g} times", term, factor),
+                     .fix = "add it once, unscaled",
+                     .parameters = 1});
     }
   }
 }

@@ -12,8 +12,8 @@
 namespace paritrace {
 namespace {
 
-constexpr double kMaskedBelow = -1e30;     // the format's mark of a masked score
-constexpr double kMaskedHalf = -65504.0;   // f16 has no such number: its lowest stands for it
+constexpr double kMaskedBelow = -1e30;    // the format's mark of a masked score
+constexpr double kMaskedHalf = -65504.0;  // f16 has no such number: its lowest stands for it
 
 // What the trace says of its steps; without a header, one step a distinct step number, as long as its tensors.
 std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
@@ -35,16 +35,19 @@ std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
 }
 
 [[noreturn]] void RefuseShape(const Trace& trace, const TraceEntry& entry, const std::string& expected) {
-  throw IncomparableError(fmt::format("{}: step {}, {}: expected {} as MODEL computes it, found {}; is this a trace of another model?",
-                                      trace.path, entry.step, entry.site, expected, ToString(entry.tensor.shape)));
+  throw IncomparableError(
+      fmt::format("{}: step {}, {}: expected {} as MODEL computes it, found {}; is this a trace of another model?",
+                  trace.path, entry.step, entry.site, expected, ToString(entry.tensor.shape)));
 }
 
-void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node, RecordedSite& site) {
+void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node,
+                 RecordedSite& site) {
   const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 3);
   const std::int64_t tokens = site.value.shape[1], keys = step.start + step.count;
   // A cache that drops what has left a sliding window holds only the last keys; the others are masked.
   const bool may_be_cut = step.start > 0 && shape.size() == 3 && shape[2] >= step.count;
-  if (shape.size() != 3 || shape[0] != site.value.shape[0] || shape[1] != step.count || (shape[2] < keys && !may_be_cut)) {
+  if (shape.size() != 3 || shape[0] != site.value.shape[0] || shape[1] != step.count ||
+      (shape[2] < keys && !may_be_cut)) {
     RefuseShape(trace, entry, fmt::format("[{}, {}, {}]", site.value.shape[0], step.count, keys));
   }
   const bool is_scores = std::holds_alternative<ScoresOp>(node.op);
@@ -63,16 +66,19 @@ void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& s
   for (std::int64_t t = step.start; t < keys; ++t) site.token_known[static_cast<std::size_t>(t)] = true;
 }
 
-void StoreRows(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node, RecordedSite& site) {
+void StoreRows(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node,
+               RecordedSite& site) {
   const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 1);
   const std::int64_t width = site.value.cols(), rows = width == 0 ? 0 : entry.tensor.size() / width;
   // An engine that needs only the last token's logits computes only those, and may cut the last layer's tail with them.
   const bool may_be_cut = node.site == "logits" || node.site == "final_norm";
-  const bool whole = rows * width == entry.tensor.size() && (rows == step.count || (may_be_cut && rows < step.count && rows > 0));
+  const bool whole =
+      rows * width == entry.tensor.size() && (rows == step.count || (may_be_cut && rows < step.count && rows > 0));
   if (!whole) RefuseShape(trace, entry, fmt::format("[{}, {}]", step.count, width));
   // Tokens outermost, or [heads, tokens, head_dim] as attention code often holds it.
   const bool heads_first = shape.size() == 3 && shape[0] != rows && shape[1] == rows && shape[0] * shape[2] == width;
-  if (!heads_first && shape.size() > 1 && shape[0] != rows) RefuseShape(trace, entry, fmt::format("[{}, {}]", step.count, width));
+  if (!heads_first && shape.size() > 1 && shape[0] != rows)
+    RefuseShape(trace, entry, fmt::format("[{}, {}]", step.count, width));
   const std::vector<double> values = DecodeAll(entry.tensor);
   const std::int64_t first = step.start + step.count - rows;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -111,11 +117,13 @@ class GridFinder {
 std::vector<std::int64_t> TokensOf(const Trace& trace, std::int64_t count) {
   const auto& sequences = trace.header.tokens;
   if (sequences.size() > 1) {
-    throw UsageError(fmt::format("{}: run.tokens: expected one sequence, found {}; record them one by one", trace.path, sequences.size()));
+    throw UsageError(fmt::format("{}: run.tokens: expected one sequence, found {}; record them one by one", trace.path,
+                                 sequences.size()));
   }
   if (sequences.empty()) return std::vector<std::int64_t>(static_cast<std::size_t>(count), kUnknownToken);
   if (static_cast<std::int64_t>(sequences[0].size()) < count) {
-    throw FormatError(trace.path, "run.tokens", fmt::format("{} ids, as the steps say", count), fmt::format("{}", sequences[0].size()));
+    throw FormatError(trace.path, "run.tokens", fmt::format("{} ids, as the steps say", count),
+                      fmt::format("{}", sequences[0].size()));
   }
   return {sequences[0].begin(), sequences[0].begin() + count};
 }
@@ -131,7 +139,8 @@ std::int64_t NearestRow(const Weight& table, std::span<const double> wanted) {
   for (std::int64_t r = 0; r < table.tensor.shape[0]; ++r) {
     DecodeF64(table.tensor, r * width, width, row.data());
     double distance = 0;
-    for (std::size_t i = 0; i < row.size() && distance < least; ++i) distance += (row[i] - wanted[i]) * (row[i] - wanted[i]);
+    for (std::size_t i = 0; i < row.size() && distance < least; ++i)
+      distance += (row[i] - wanted[i]) * (row[i] - wanted[i]);
     if (distance < least) {
       least = distance;
       best = r;
@@ -151,14 +160,17 @@ void RecoverTokens(const Graph& graph, Recording& recording) {
       known += recording.run.tokens[t] != kUnknownToken ? 1 : 0;
     }
   }
-  recording.token_remark = known == recording.run.tokens.size()
-                               ? "the trace states no token ids: they were read off its embedding rows"
-                               : "the trace states no token ids: what comes before its first recorded tensor was not judged";
+  recording.token_remark =
+      known == recording.run.tokens.size()
+          ? "the trace states no token ids: they were read off its embedding rows"
+          : "the trace states no token ids: what comes before its first recorded tensor was not judged";
 }
 
 }  // namespace
 
-bool RecordedSite::complete() const { return std::ranges::all_of(token_known, [](bool known) { return known; }); }
+bool RecordedSite::complete() const {
+  return std::ranges::all_of(token_known, [](bool known) { return known; });
+}
 
 int Recording::StepOf(std::int64_t index) const {
   int found = 0;
@@ -176,7 +188,8 @@ std::int64_t WidthOf(const Graph& graph, const Node& node) {
   if (const auto* scores = std::get_if<ScoresOp>(&node.op)) return scores->heads;
   if (const auto* context = std::get_if<ContextOp>(&node.op)) return context->heads * context->head_dim;
   if (std::holds_alternative<EmbedOp>(node.op)) return graph.hidden;
-  if (std::holds_alternative<LinearOp>(node.op)) return graph.weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
+  if (std::holds_alternative<LinearOp>(node.op))
+    return graph.weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
   return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[0])]);
 }
 
@@ -195,8 +208,9 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
   for (const std::int64_t token : recording.run.tokens) {
     if (token == kUnknownToken) continue;
     if (token < 0 || token >= graph.vocabulary) {
-      throw IncomparableError(fmt::format("{}: run.tokens: token {} is outside MODEL's vocabulary of {}; is this a trace of another model?",
-                                          trace.path, token, graph.vocabulary));
+      throw IncomparableError(
+          fmt::format("{}: run.tokens: token {} is outside MODEL's vocabulary of {}; is this a trace of another model?",
+                      trace.path, token, graph.vocabulary));
     }
   }
   for (std::int64_t t = 0; t < count; ++t) recording.run.positions.push_back(t);
@@ -206,7 +220,8 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
     if (entry.site.empty() || !entry.has_data()) continue;
     const Node* node = graph.Find(entry.site);
     if (node == nullptr) {
-      if (std::ranges::find(recording.unknown_sites, entry.site) == recording.unknown_sites.end()) recording.unknown_sites.push_back(entry.site);
+      if (std::ranges::find(recording.unknown_sites, entry.site) == recording.unknown_sites.end())
+        recording.unknown_sites.push_back(entry.site);
       continue;
     }
     const auto step = std::ranges::find(recording.steps, entry.step, &TraceStep::step);
@@ -216,11 +231,13 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
     if (!site) {
       site.emplace();
       site->value = Value(scores ? Shape{WidthOf(graph, *node), count, count} : Shape{count, WidthOf(graph, *node)});
-      if (std::holds_alternative<ScoresOp>(node->op)) std::ranges::fill(site->value.data, -std::numeric_limits<double>::infinity());
+      if (std::holds_alternative<ScoresOp>(node->op))
+        std::ranges::fill(site->value.data, -std::numeric_limits<double>::infinity());
       site->token_known.assign(static_cast<std::size_t>(count), false);
       site->name = entry.name;
     }
-    if (step->count > 0 && site->token_known[static_cast<std::size_t>(step->start + step->count - 1)]) continue;  // the first of a name stands
+    if (step->count > 0 && site->token_known[static_cast<std::size_t>(step->start + step->count - 1)])
+      continue;  // the first of a name stands
     if (scores) {
       StoreScores(trace, entry, *step, *node, *site);
     } else {
@@ -233,8 +250,8 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
     grid.Add(*site);
   }
   if (recording.recorded_count == 0) {
-    throw IncomparableError(fmt::format("{}: expected at least one site of MODEL ({}), found none among {} tensors", trace.path,
-                                        graph.architecture, trace.entries.size()));
+    throw IncomparableError(fmt::format("{}: expected at least one site of MODEL ({}), found none among {} tensors",
+                                        trace.path, graph.architecture, trace.entries.size()));
   }
   if (trace.header.tokens.empty()) RecoverTokens(graph, recording);
   recording.grid = grid.Grid();

@@ -23,12 +23,12 @@ struct RecordedSite {
 
 struct Recording {
   RunInput run;
-  std::vector<TraceStep> steps;                      // ascending, covering all tokens
-  std::vector<std::optional<RecordedSite>> sites;    // by node id
-  std::vector<std::string> unknown_sites;            // recorded, but this graph has no such site
+  std::vector<TraceStep> steps;                    // ascending, covering all tokens
+  std::vector<std::optional<RecordedSite>> sites;  // by node id
+  std::vector<std::string> unknown_sites;          // recorded, but this graph has no such site
   std::size_t recorded_count = 0;
-  std::string token_remark;                          // how the token ids were had, where the trace does not state them
-  Rounding grid = Rounding::kNone;                   // coarsest format that holds every recorded float value
+  std::string token_remark;         // how the token ids were had, where the trace does not state them
+  Rounding grid = Rounding::kNone;  // coarsest format that holds every recorded float value
 
   [[nodiscard]] bool Has(NodeId id) const { return sites[static_cast<std::size_t>(id)].has_value(); }
   [[nodiscard]] const RecordedSite& At(NodeId id) const { return *sites[static_cast<std::size_t>(id)]; }

@@ -14,7 +14,8 @@ Value WithRecordedRows(const Value& computed, const RecordedSite& site) {
   const bool scores = computed.shape.size() == 3;
   const std::int64_t tokens = static_cast<std::int64_t>(site.token_known.size());
   for (std::int64_t r = 0; r < computed.rows(); ++r) {
-    if (site.token_known[static_cast<std::size_t>(scores ? r % tokens : r)]) std::ranges::copy(site.value.row(r), merged.row(r).begin());
+    if (site.token_known[static_cast<std::size_t>(scores ? r % tokens : r)])
+      std::ranges::copy(site.value.row(r), merged.row(r).begin());
   }
   return merged;
 }
@@ -26,7 +27,8 @@ const Node& NodeIn(const Graph& graph, const Edit& edit, NodeId id) {
 
 }  // namespace
 
-Replay::Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic) : graph_(graph), recording_(recording) {
+Replay::Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic)
+    : graph_(graph), recording_(recording) {
   exact_.arithmetic = free_.arithmetic = *FindArithmetic("f64");
   sampled_.arithmetic = WithSequentialSums(arithmetic);
   predicted_.arithmetic = std::move(arithmetic);
@@ -48,7 +50,8 @@ const Value& Replay::Seen(const PassState& pass, NodeId id) const {
 
 void Replay::Merge(PassState& pass, NodeId id) const {
   if (&pass == &free_ || !recording_.Has(id) || recording_.At(id).complete()) return;
-  pass.merged[static_cast<std::size_t>(id)] = WithRecordedRows(pass.values[static_cast<std::size_t>(id)], recording_.At(id));
+  pass.merged[static_cast<std::size_t>(id)] =
+      WithRecordedRows(pass.values[static_cast<std::size_t>(id)], recording_.At(id));
 }
 
 // A flash kernel stores neither scores nor probabilities; where one of them was recorded, the kernel was not used.

@@ -31,9 +31,11 @@ class Replay {
   [[nodiscard]] const Arithmetic& arithmetic() const { return predicted_.arithmetic; }
 
   // A node's value computed from the recorded values that lie before it.
-  [[nodiscard]] const Value& Exact(NodeId id) const { return At(exact_, id); }          // f64
-  [[nodiscard]] const Value& Predicted(NodeId id) const { return At(predicted_, id); }  // subject's arithmetic, exact sums
-  [[nodiscard]] const Value& Sampled(NodeId id) const { return At(sampled_, id); }      // subject's arithmetic, f32 sums
+  [[nodiscard]] const Value& Exact(NodeId id) const { return At(exact_, id); }  // f64
+  [[nodiscard]] const Value& Predicted(NodeId id) const {
+    return At(predicted_, id);
+  }                                                                                 // subject's arithmetic, exact sums
+  [[nodiscard]] const Value& Sampled(NodeId id) const { return At(sampled_, id); }  // subject's arithmetic, f32 sums
   // f64 from the tokens on, nothing forced: what the subject should have ended up with.
   [[nodiscard]] const Value& Free(NodeId id) const { return At(free_, id); }
 
@@ -52,10 +54,12 @@ class Replay {
  private:
   struct PassState {
     Arithmetic arithmetic;
-    std::vector<Value> values;  // as computed, by node id
+    std::vector<Value> values;                 // as computed, by node id
     std::vector<std::optional<Value>> merged;  // computed, with recorded rows in place; only where partly recorded
   };
-  [[nodiscard]] static const Value& At(const PassState& pass, NodeId id) { return pass.values[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] static const Value& At(const PassState& pass, NodeId id) {
+    return pass.values[static_cast<std::size_t>(id)];
+  }
   [[nodiscard]] const PassState& StateOf(Pass pass) const;
   // The value that users of `id` see: recorded where it is, computed elsewhere.
   [[nodiscard]] const Value& Seen(const PassState& pass, NodeId id) const;

@@ -55,8 +55,10 @@ std::string AlignRowOrder(const Graph& graph, Recording& recording) {
       }
     }
   }
-  return to_interleaved ? "q and k of the subject stand in half-split row order, MODEL's in interleaved order: reordered before comparing"
-                        : "q and k of the subject stand in interleaved row order, MODEL's in half-split order: reordered before comparing";
+  return to_interleaved ? "q and k of the subject stand in half-split row order, MODEL's in interleaved order: "
+                          "reordered before comparing"
+                        : "q and k of the subject stand in interleaved row order, MODEL's in half-split order: "
+                          "reordered before comparing";
 }
 
 }  // namespace paritrace

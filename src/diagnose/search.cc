@@ -10,7 +10,8 @@
 namespace paritrace {
 namespace {
 
-constexpr std::array kProposers = {ProposeRope, ProposeNorm, ProposeAttention, ProposeMlp, ProposeResidual, ProposeEmbed, ProposeLinear};
+constexpr std::array kProposers = {ProposeRope,     ProposeNorm,  ProposeAttention, ProposeMlp,
+                                   ProposeResidual, ProposeEmbed, ProposeLinear};
 // Only mistakes that can be smaller than rounding are looked for below it.
 constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention};
 
@@ -49,8 +50,9 @@ Passes EvaluateAll(const Replay& replay, NodeId target, const Edit& edit) {
 }
 
 SiteStats Measure(const Replay& replay, const Node& node, const Passes& passes) {
-  return MeasureSite(replay.graph(), node, replay.recording().At(node.id), {passes.exact, passes.predicted, passes.sampled}, nullptr,
-                     replay.arithmetic(), {0, replay.recording().run.count()});
+  return MeasureSite(replay.graph(), node, replay.recording().At(node.id),
+                     {passes.exact, passes.predicted, passes.sampled}, nullptr, replay.arithmetic(),
+                     {0, replay.recording().run.count()});
 }
 
 // The flagged tokens, heads and channels, each only where it is some and not all.
@@ -67,7 +69,8 @@ std::vector<Scope> ScopesOf(const Scope& flagged) {
   std::vector<Scope> scopes = {{}};
   if (!flagged.tokens.empty()) scopes.push_back({.tokens = flagged.tokens});
   if (!flagged.heads.empty()) scopes.push_back({.heads = flagged.heads});
-  if (!flagged.tokens.empty() && !flagged.heads.empty()) scopes.push_back({.tokens = flagged.tokens, .heads = flagged.heads});
+  if (!flagged.tokens.empty() && !flagged.heads.empty())
+    scopes.push_back({.tokens = flagged.tokens, .heads = flagged.heads});
   if (!flagged.channels.empty()) scopes.push_back({.channels = flagged.channels});
   return scopes;
 }
@@ -85,7 +88,8 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
   }
 }
 
-std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const Edit& base) {
+std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
+                         const Edit& base) {
   const Scope flagged = FlaggedScope(stats, flags);
   const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads}, base);
   std::vector<Hypothesis> proposed;
@@ -94,9 +98,11 @@ std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& s
   std::vector<Outcome> outcomes;
   for (Hypothesis& hypothesis : proposed) {
     const double residual = site.Residual(hypothesis.edit, Replay::Pass::kPredicted);
-    if (residual < kWorthTrying * before) outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
+    if (residual < kWorthTrying * before)
+      outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
   }
-  std::ranges::stable_sort(outcomes, [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
+  std::ranges::stable_sort(outcomes,
+                           [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
   if (outcomes.size() > kTried) outcomes.resize(kTried);
   const std::vector<Scope> scopes = ScopesOf(flagged);
   const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
@@ -126,8 +132,9 @@ const Outcome* Best(const std::vector<Outcome>& outcomes) {
   }
   // Of the same cause with a fitted number, the one a person would have written comes first in the proposals.
   for (const Outcome& outcome : outcomes) {
-    if (outcome.accepted && outcome.hypothesis.cause == best->hypothesis.cause && outcome.hypothesis.found.is_number() &&
-        outcome.hypothesis.parameters <= best->hypothesis.parameters && Leftover(outcome.stats) <= 1.05 * Leftover(best->stats) + 1e-300 &&
+    if (outcome.accepted && outcome.hypothesis.cause == best->hypothesis.cause &&
+        outcome.hypothesis.found.is_number() && outcome.hypothesis.parameters <= best->hypothesis.parameters &&
+        Leftover(outcome.stats) <= 1.05 * Leftover(best->stats) + 1e-300 &&
         outcome.hypothesis.found.dump().size() < best->hypothesis.found.dump().size()) {
       best = &outcome;
     }
@@ -144,7 +151,8 @@ std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outc
   for (const Outcome& outcome : outcomes) {
     if (!outcome.accepted || outcome.hypothesis.cause == best.hypothesis.cause) continue;
     if (Leftover(outcome.stats) > kTie * Leftover(best.stats) + 1e-300) continue;
-    const bool known = std::ranges::any_of(rivals, [&](const Outcome* rival) { return rival->hypothesis.cause == outcome.hypothesis.cause; });
+    const bool known = std::ranges::any_of(
+        rivals, [&](const Outcome* rival) { return rival->hypothesis.cause == outcome.hypothesis.cause; });
     if (!known) rivals.push_back(&outcome);
   }
   return rivals;
@@ -153,15 +161,18 @@ std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outc
 Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes) {
   const std::vector<const Outcome*> rivals = RivalsOf(best, outcomes);
   // A fitted number that could absorb the effect is a weaker rival than another mistake without any.
-  const bool tied = std::ranges::any_of(rivals, [&](const Outcome* rival) { return rival->hypothesis.parameters <= best.hypothesis.parameters; });
+  const bool tied = std::ranges::any_of(
+      rivals, [&](const Outcome* rival) { return rival->hypothesis.parameters <= best.hypothesis.parameters; });
   Finding finding{.causes = {Name(best.hypothesis, tied ? 1.0 / (1.0 + static_cast<double>(rivals.size())) : 0.99)},
-                  .where = best.where, .edit = best.hypothesis.edit};
+                  .where = best.where,
+                  .edit = best.hypothesis.edit};
   for (const Outcome* rival : rivals) {
     finding.alternatives.push_back({rival->hypothesis.cause, tied ? finding.causes[0].confidence : 0.01});
   }
   if (tied) {
     finding.alternatives.insert(finding.alternatives.begin(), {best.hypothesis.cause, finding.causes[0].confidence});
-    finding.causes[0].statement += fmt::format("; this input cannot tell it from {}: use a longer prompt with other tokens", rivals[0]->hypothesis.cause);
+    finding.causes[0].statement += fmt::format(
+        "; this input cannot tell it from {}: use a longer prompt with other tokens", rivals[0]->hypothesis.cause);
   }
   return finding;
 }
@@ -175,20 +186,26 @@ std::optional<Finding> ExplainByTwo(const Replay& replay, NodeId target, const S
     const std::vector<Outcome> second = Try(replay, target, stats, flags, one.edit);
     const Outcome* best = Best(second);
     if (best == nullptr || best->hypothesis.cause == one.cause) continue;
-    return Finding{.causes = {Name(one, 0.9), Name(best->hypothesis, 0.9)}, .where = best->where, .edit = best->hypothesis.edit};
+    return Finding{
+        .causes = {Name(one, 0.9), Name(best->hypothesis, 0.9)}, .where = best->where, .edit = best->hypothesis.edit};
   }
   return std::nullopt;
 }
 
-Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags, const std::vector<Outcome>& tried) {
+Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
+                const std::vector<Outcome>& tried) {
   const Scope flagged = FlaggedScope(stats, flags);
   const SearchSite site(replay, target, flagged);
   NamedCause cause{.id = "unknown", .confidence = 0.0};
   const double size = site.Residual({});
-  cause.statement = stats.all.broken > 0
-                        ? fmt::format("{} of {} values are masked on one side only or not finite, and no known mistake explains them", stats.all.broken, stats.all.count)
-                        : fmt::format("the error is {:.2g} of the output, {:.3g} times the noise, and no known mistake explains it; the best fit is {:.4g} times the replay",
-                                      size, stats.all.ratio(), site.BestFactor({}));
+  cause.statement =
+      stats.all.broken > 0
+          ? fmt::format("{} of {} values are masked on one side only or not finite, and no known mistake explains them",
+                        stats.all.broken, stats.all.count)
+          : fmt::format(
+                "the error is {:.2g} of the output, {:.3g} times the noise, and no known mistake explains it; the best "
+                "fit is {:.4g} times the replay",
+                size, stats.all.ratio(), site.BestFactor({}));
   cause.fix = "look at this op with the recorded inputs; its replay in f64 is what it should give";
   Finding finding{.causes = {cause}, .where = flagged};
   for (const Outcome& outcome : tried) {
@@ -240,12 +257,15 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     // The matched filter: the recorded values sit where the mistake predicts them, value by value (alpha near 1), and little
     // is left. In a clean run a value that misses the prediction falls anywhere: that `wins` of them all fall on the places
     // where this mistake moves the prediction, and in its direction, has the chance below, for each mistake that is tried.
-    const double place = static_cast<double>(wins + losses) / (2.0 * static_cast<double>(std::max<std::int64_t>(compared, 1)));
+    const double place =
+        static_cast<double>(wins + losses) / (2.0 * static_cast<double>(std::max<std::int64_t>(compared, 1)));
     const double chance = std::pow(place, static_cast<double>(wins)) * static_cast<double>(proposed.size());
     // Where results are stored in f32, a whole row shares the rounding of its mean or its sum, which no chance of single
     // values describes: there the mistake must stand well above what the order of summation leaves.
-    const bool above_order = replay.arithmetic().storage != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
-    const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
+    const bool above_order =
+        replay.arithmetic().storage != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
+    const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 &&
+                          std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive) continue;
     Outcome outcome{.hypothesis = std::move(hypothesis), .accepted = true};
     outcome.stats = Measure(replay, node, EvaluateAll(replay, target, outcome.hypothesis.edit));

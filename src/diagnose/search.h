@@ -22,10 +22,11 @@ struct Alternative {
 };
 
 struct Finding {
-  std::vector<NamedCause> causes;  // one, or two where a pair of mistakes meets in one op; {"unknown"} where nothing fits
+  std::vector<NamedCause>
+      causes;  // one, or two where a pair of mistakes meets in one op; {"unknown"} where nothing fits
   std::vector<Alternative> alternatives;
   Scope where;
-  Edit edit;                       // what to apply to the model to get the subject; empty for unknown
+  Edit edit;  // what to apply to the model to get the subject; empty for unknown
 };
 
 // For a site that the size test flagged.

@@ -13,7 +13,7 @@ double Share(std::int64_t part, std::int64_t whole) {
 // Roundings of about the result's size that an f32 kernel makes on the way to it, besides its sums. One sample of them may
 // be exact by luck, and in a norm or a softmax a whole row shares most of them: their expected square keeps the floor up.
 double RoundingsOf(const Node& node, Rounding storage) {
-  if (storage != Rounding::kF32) return 1;  // coarser results round far more than the f32 inside
+  if (storage != Rounding::kF32) return 1;                      // coarser results round far more than the f32 inside
   if (std::holds_alternative<NormOp>(node.op)) return 4;        // mean square, reciprocal root, two products
   if (std::holds_alternative<SoftmaxOp>(node.op)) return 4;     // difference, exponential, sum, quotient
   if (std::holds_alternative<ActivationOp>(node.op)) return 4;  // exponential or error function, sum, quotient, product
@@ -32,7 +32,9 @@ class AngleNoise {
     op_ = op;
     for (std::int64_t i = 0; i < op->rotary_dim / 2; ++i) {
       const double factor = op->frequency_factors.empty() ? 1.0 : op->frequency_factors[static_cast<std::size_t>(i)];
-      frequencies_.push_back(std::pow(op->theta, -2.0 * static_cast<double>(i) / static_cast<double>(op->exponent_dim)) * op->position_scale / factor);
+      frequencies_.push_back(
+          std::pow(op->theta, -2.0 * static_cast<double>(i) / static_cast<double>(op->exponent_dim)) *
+          op->position_scale / factor);
     }
   }
   // Expected square of the error at lane `channel` of a row, from its partner's value.
@@ -43,7 +45,8 @@ class AngleNoise {
     const bool split = op_->pairing == RopePairing::kHalfSplit;
     const std::int64_t pair = split ? lane % half : lane / 2;
     const std::int64_t partner = channel - lane + (split ? (lane + half) % op_->rotary_dim : lane ^ 1);
-    const double half_ulp = HalfUlp(Rounding::kF32, static_cast<double>(position) * frequencies_[static_cast<std::size_t>(pair)]);
+    const double half_ulp =
+        HalfUlp(Rounding::kF32, static_cast<double>(position) * frequencies_[static_cast<std::size_t>(pair)]);
     const double other = row[static_cast<std::size_t>(partner)];
     return 2 * half_ulp * half_ulp / 3 * other * other;
   }
@@ -78,7 +81,8 @@ std::int64_t HeadWidth(const Graph& graph, const Node& node) {
   for (const NodeId user : graph.UsersOf(node.id)) {
     const Node& next = graph.nodes[static_cast<std::size_t>(user)];
     if (const auto* rope = std::get_if<RopeOp>(&next.op)) return rope->head_dim;
-    if (const auto* context = std::get_if<ContextOp>(&next.op)) return next.inputs[1] == node.id ? context->head_dim : 0;
+    if (const auto* context = std::get_if<ContextOp>(&next.op))
+      return next.inputs[1] == node.id ? context->head_dim : 0;
     if (const auto* norm = std::get_if<NormOp>(&next.op); norm != nullptr && norm->group > 0) return norm->group;
   }
   return 0;
@@ -92,7 +96,9 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
   const std::int64_t head_width = scores ? 0 : HeadWidth(graph, node);
   stats.by_token.resize(static_cast<std::size_t>(tokens));
   stats.by_channel.resize(scores ? 0 : static_cast<std::size_t>(cols));
-  stats.by_head.resize(static_cast<std::size_t>(scores ? recorded.value.shape[0] : head_width > 0 ? cols / head_width : 0));
+  stats.by_head.resize(static_cast<std::size_t>(scores           ? recorded.value.shape[0]
+                                                : head_width > 0 ? cols / head_width
+                                                                 : 0));
   const Rounding storage = arithmetic.storage;
   const double roundings = RoundingsOf(node, storage);
   const AngleNoise angle(node, arithmetic);
@@ -117,7 +123,9 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
         const double e = x - f, n = s - f, half = HalfUlp(storage, f), l = x - p, o = s - p;
         value.error = e * e;
         value.sampled = n * n;
-        value.rounding = roundings * half * half / 3 + angle.At(t, c, replayed.exact.row(r));  // uniform over half a ULP: a third of its square on average
+        value.rounding =
+            roundings * half * half / 3 +
+            angle.At(t, c, replayed.exact.row(r));  // uniform over half a ULP: a third of its square on average
         stats.left += l * l;
         stats.order += o * o + (storage == Rounding::kF32 ? half * half / 3 : 0);
         stats.signal += f * f;

@@ -12,9 +12,9 @@ namespace paritrace {
 
 // Sums over a group of values; groups add up.
 struct ErrorSums {
-  double error = 0;    // sum of (recorded - f64)^2
-  double sampled = 0;  // sum of (sampled - f64)^2: the arithmetic's own error, as one order of summation makes it
-  double rounding = 0; // expected sum for one rounding of each result: a sample may be exact by luck
+  double error = 0;     // sum of (recorded - f64)^2
+  double sampled = 0;   // sum of (sampled - f64)^2: the arithmetic's own error, as one order of summation makes it
+  double rounding = 0;  // expected sum for one rounding of each result: a sample may be exact by luck
   std::int64_t count = 0;
   std::int64_t broken = 0;  // masked on one side only, or not finite where the replay is
   [[nodiscard]] double floor() const { return sampled > rounding ? sampled : rounding; }
@@ -30,7 +30,7 @@ struct SiteStats {
   double propagated = 0;  // sum of (forced f64 - free f64)^2
   double free_signal = 0;
   std::int64_t exact = 0, one_ulp = 0;
-  std::int64_t unjudged = 0;  // the replay itself is not finite: the inputs were not
+  std::int64_t unjudged = 0;                             // the replay itself is not finite: the inputs were not
   std::vector<ErrorSums> by_token, by_head, by_channel;  // by_head empty where there are none
 
   [[nodiscard]] double introduced_nmse() const;
@@ -53,8 +53,9 @@ struct TokenRange {
 };
 
 // free: the unforced f64 value, or nullptr. Only recorded tokens in `range` count.
-[[nodiscard]] SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded, const Replayed& replayed,
-                                    const Value* free, const Arithmetic& arithmetic, TokenRange range);
+[[nodiscard]] SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded,
+                                    const Replayed& replayed, const Value* free, const Arithmetic& arithmetic,
+                                    TokenRange range);
 
 // Lanes of one head at this node, or 0 where the features are not heads.
 [[nodiscard]] std::int64_t HeadWidth(const Graph& graph, const Node& node);

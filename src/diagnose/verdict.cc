@@ -14,10 +14,12 @@ constexpr double kGroupFloorShare = 1.0 / 8;
 
 std::vector<std::int64_t> Over(const std::vector<ErrorSums>& groups, const ErrorSums& all) {
   std::vector<std::int64_t> over;
-  const double site_floor = all.count == 0 ? 0 : all.floor() / static_cast<double>(all.count) * kGroupFloorShare * kGroupFloorShare;
+  const double site_floor =
+      all.count == 0 ? 0 : all.floor() / static_cast<double>(all.count) * kGroupFloorShare * kGroupFloorShare;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const ErrorSums& group = groups[i];
-    const double limit = GroupLimit(group.count), floor = std::max(group.floor(), site_floor * static_cast<double>(group.count));
+    const double limit = GroupLimit(group.count),
+                 floor = std::max(group.floor(), site_floor * static_cast<double>(group.count));
     if (group.broken > 0 || (group.count >= kSmallestGroup && !(group.error <= limit * limit * floor))) {
       over.push_back(static_cast<std::int64_t>(i));
     }
@@ -27,11 +29,17 @@ std::vector<std::int64_t> Over(const std::vector<ErrorSums>& groups, const Error
 
 }  // namespace
 
-double SizeLimit(std::int64_t count) { return kSizeRatio * (1 + 3 / std::sqrt(static_cast<double>(count > 0 ? count : 1))); }
-double GroupLimit(std::int64_t count) { return kGroupRatio * (1 + 3 / std::sqrt(static_cast<double>(count > 0 ? count : 1))); }
+double SizeLimit(std::int64_t count) {
+  return kSizeRatio * (1 + 3 / std::sqrt(static_cast<double>(count > 0 ? count : 1)));
+}
+double GroupLimit(std::int64_t count) {
+  return kGroupRatio * (1 + 3 / std::sqrt(static_cast<double>(count > 0 ? count : 1)));
+}
 
 Flags JudgeSize(const SiteStats& stats) {
-  Flags flags{.tokens = Over(stats.by_token, stats.all), .heads = Over(stats.by_head, stats.all), .channels = Over(stats.by_channel, stats.all)};
+  Flags flags{.tokens = Over(stats.by_token, stats.all),
+              .heads = Over(stats.by_head, stats.all),
+              .channels = Over(stats.by_channel, stats.all)};
   flags.flagged = stats.all.broken > 0 || !(stats.all.ratio() <= SizeLimit(stats.all.count)) || !flags.tokens.empty() ||
                   !flags.heads.empty() || !flags.channels.empty();
   return flags;
@@ -40,7 +48,8 @@ Flags JudgeSize(const SiteStats& stats) {
 bool IsExplained(const SiteStats& stats, Rounding storage) {
   if (stats.exact == stats.all.count) return true;
   // Where results are stored coarsely, sums in another order flip a rounding in fewer than one value in a thousand.
-  if (storage == Rounding::kBF16 || storage == Rounding::kF16) return stats.exact_share() >= 0.9995 && stats.one_ulp == stats.all.count;
+  if (storage == Rounding::kBF16 || storage == Rounding::kF16)
+    return stats.exact_share() >= 0.9995 && stats.one_ulp == stats.all.count;
   return stats.left <= stats.order;
 }
 

@@ -70,14 +70,22 @@ std::array<Arithmetic, 12> MakePolicies() {
     from.name = std::move(name);
     return from;
   };
-  Arithmetic bf16{.name = "torch-bf16", .weights = kBF16, .storage = kBF16, .inner = kF32, .accumulate = Accumulate::kF32Sequential,
+  Arithmetic bf16{.name = "torch-bf16",
+                  .weights = kBF16,
+                  .storage = kBF16,
+                  .inner = kF32,
+                  .accumulate = Accumulate::kF32Sequential,
                   .activation = ActivationKernel::kVector};
   Arithmetic f16 = named(bf16, "torch-f16");
   f16.weights = f16.storage = kF16;
   Arithmetic torch_f32 = named(f32, "torch-f32");
   torch_f32.activation = ActivationKernel::kVector;
-  Arithmetic ggml{.name = "ggml-cpu", .storage = kF32, .inner = kF32, .dot_input = DotInput::kGgml,
-                  .kv_cache = kF16, .rope_angle_iterated = true};
+  Arithmetic ggml{.name = "ggml-cpu",
+                  .storage = kF32,
+                  .inner = kF32,
+                  .dot_input = DotInput::kGgml,
+                  .kv_cache = kF16,
+                  .rope_angle_iterated = true};
   Arithmetic ggml_flash = named(ggml, "ggml-cpu+flash");
   ggml_flash.flash_attention = true;
   Arithmetic ggml_f32_cache = named(ggml, "ggml-cpu+kv-f32");
@@ -85,8 +93,18 @@ std::array<Arithmetic, 12> MakePolicies() {
   Arithmetic jax_bf16 = named(bf16, "jax-bf16");
   jax_bf16.activation = ActivationKernel::kStoredSteps;
   jax_bf16.accumulate = Accumulate::kExact;
-  return {f64, f32, torch_f32, bf16, f16, ggml, ggml_flash, ggml_f32_cache,
-          named(f32, "jax-f32"), jax_bf16, named(f32, "ort-f32"), named(f64, "torch-f64")};
+  return {f64,
+          f32,
+          torch_f32,
+          bf16,
+          f16,
+          ggml,
+          ggml_flash,
+          ggml_f32_cache,
+          named(f32, "jax-f32"),
+          jax_bf16,
+          named(f32, "ort-f32"),
+          named(f64, "torch-f64")};
 }
 
 const std::array<Arithmetic, 12>& Policies() {

@@ -50,12 +50,12 @@ struct Arithmetic {
   Rounding storage = Rounding::kNone;  // outputs of every op
   Rounding inner = Rounding::kNone;    // inside norms, softmax, RoPE tables and activations
   DotInput dot_input = DotInput::kAsStored;
-  Accumulate accumulate = Accumulate::kExact;   // products: linears, scores, probs times V
-  Accumulate reduce = Accumulate::kExact;       // sums inside norms and softmax
-  std::optional<DType> dot_weight;              // kGgml: the weight type the engine ran, where MODEL's files hold another one
-  Rounding kv_cache = Rounding::kNone;    // K after RoPE and V, as attention reads them
-  bool flash_attention = false;           // scores and probabilities are never stored
-  bool rope_angle_iterated = false;       // ggml: theta *= scale, pair by pair, in f32; else one power a pair
+  Accumulate accumulate = Accumulate::kExact;  // products: linears, scores, probs times V
+  Accumulate reduce = Accumulate::kExact;      // sums inside norms and softmax
+  std::optional<DType> dot_weight;      // kGgml: the weight type the engine ran, where MODEL's files hold another one
+  Rounding kv_cache = Rounding::kNone;  // K after RoPE and V, as attention reads them
+  bool flash_attention = false;         // scores and probabilities are never stored
+  bool rope_angle_iterated = false;     // ggml: theta *= scale, pair by pair, in f32; else one power a pair
   ActivationKernel activation = ActivationKernel::kExact;
 };
 

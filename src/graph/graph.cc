@@ -40,12 +40,23 @@ std::vector<NodeId> Graph::UsersOf(NodeId id) const {
 
 namespace {
 constexpr std::array<std::pair<std::string_view, Activation>, 17> kActivationNames = {{
-    {"silu", Activation::kSilu}, {"swish", Activation::kSilu}, {"gelu", Activation::kGeluErf},
-    {"gelu_new", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh},
-    {"gelu_tanh", Activation::kGeluTanh}, {"gelu_fast", Activation::kGeluTanh}, {"gelu_python", Activation::kGeluErf},
-    {"gelu_erf", Activation::kGeluErf}, {"quick_gelu", Activation::kGeluQuick}, {"gelu_quick", Activation::kGeluQuick},
-    {"relu", Activation::kRelu}, {"relu2", Activation::kReluSquared}, {"sigmoid", Activation::kSigmoid},
-    {"tanh", Activation::kTanh}, {"linear", Activation::kIdentity}, {"identity", Activation::kIdentity},
+    {"silu", Activation::kSilu},
+    {"swish", Activation::kSilu},
+    {"gelu", Activation::kGeluErf},
+    {"gelu_new", Activation::kGeluTanh},
+    {"gelu_pytorch_tanh", Activation::kGeluTanh},
+    {"gelu_tanh", Activation::kGeluTanh},
+    {"gelu_fast", Activation::kGeluTanh},
+    {"gelu_python", Activation::kGeluErf},
+    {"gelu_erf", Activation::kGeluErf},
+    {"quick_gelu", Activation::kGeluQuick},
+    {"gelu_quick", Activation::kGeluQuick},
+    {"relu", Activation::kRelu},
+    {"relu2", Activation::kReluSquared},
+    {"sigmoid", Activation::kSigmoid},
+    {"tanh", Activation::kTanh},
+    {"linear", Activation::kIdentity},
+    {"identity", Activation::kIdentity},
 }};
 }  // namespace
 

@@ -19,8 +19,8 @@ using WeightId = int;
 inline constexpr int kAbsent = -1;
 
 struct EmbedOp {
-  double scale = 1;           // multiplies the row
-  std::int64_t row_offset = 0;  // added to each token id
+  double scale = 1;                // multiplies the row
+  std::int64_t row_offset = 0;     // added to each token id
   std::optional<DType> quantised;  // rows as a file of this type would hold them
 };
 
@@ -48,22 +48,22 @@ enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };
 struct RopeOp {
   RopePairing pairing = RopePairing::kHalfSplit;
   std::int64_t heads = 1, head_dim = 1;
-  std::int64_t rotary_dim = 1;     // lanes turned, even; the rest pass
-  std::int64_t exponent_dim = 1;   // d in theta^(-2i/d)
+  std::int64_t rotary_dim = 1;    // lanes turned, even; the rest pass
+  std::int64_t exponent_dim = 1;  // d in theta^(-2i/d)
   double theta = 10000;
-  double position_scale = 1;       // linear scaling: positions times this
+  double position_scale = 1;  // linear scaling: positions times this
   std::int64_t position_offset = 0;
-  double magnitude = 1;            // multiplies cos and sin (YaRN)
+  double magnitude = 1;                   // multiplies cos and sin (YaRN)
   std::vector<double> frequency_factors;  // [rotary_dim / 2], divide the frequencies (llama3); empty: all 1
-  int direction = 1;               // -1 turns backwards
-  int times = 1;                   // 0: not applied, 2: applied twice
+  int direction = 1;                      // -1 turns backwards
+  int times = 1;                          // 0: not applied, 2: applied twice
 };
 
 // scores[h, q, k] = softcap(scale * <Q[q, h], K[k, kv(h)]>), -inf where masked.
 struct ScoresOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
   double scale = 1;
-  double softcap = 0;            // 0: none
+  double softcap = 0;  // 0: none
   bool causal = true;
   std::int64_t mask_offset = 0;  // keys up to position q + offset are seen
   std::int64_t window = 0;       // 0: none; else only keys with q - k < window
@@ -76,7 +76,17 @@ struct ContextOp {
   bool heads_outermost = false;  // [heads, tokens, dim] read as [tokens, heads * dim]
 };
 
-enum class Activation : std::uint8_t { kIdentity, kSilu, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kReluSquared, kSigmoid, kTanh };
+enum class Activation : std::uint8_t {
+  kIdentity,
+  kSilu,
+  kGeluErf,
+  kGeluTanh,
+  kGeluQuick,
+  kRelu,
+  kReluSquared,
+  kSigmoid,
+  kTanh
+};
 // inputs {gate, up}: act(gate) * up;  inputs {x}: act(x)
 struct ActivationOp {
   Activation function = Activation::kSilu;
@@ -107,7 +117,8 @@ struct Node {
 struct Weight {
   std::string name;
   TensorView tensor;
-  std::string role;  // the site it belongs to, without its layer: "attn.q"; the same role in another layer has the same shape
+  std::string
+      role;  // the site it belongs to, without its layer: "attn.q"; the same role in another layer has the same shape
   int layer = kAbsent;
 };
 
@@ -117,11 +128,12 @@ struct Graph {
   int layers = 0;
   bool q_rows_interleaved = false;  // the file keeps q and k rows in adjacent-pair order (GGUF `llama`)
   std::int64_t head_dim = 0;
-  bool depends_on_absolute_position = false;  // learned positions: a constant shift of all positions is then no equivalence
-  std::vector<Node> nodes;      // in order of execution: inputs come before their users
+  bool depends_on_absolute_position =
+      false;                // learned positions: a constant shift of all positions is then no equivalence
+  std::vector<Node> nodes;  // in order of execution: inputs come before their users
   std::vector<Weight> weights;
 
-  NodeId Add(Node node);                     // fills id
+  NodeId Add(Node node);  // fills id
   WeightId AddWeight(Weight weight);
   [[nodiscard]] const Node* Find(std::string_view site) const;
   [[nodiscard]] std::vector<NodeId> UsersOf(NodeId id) const;

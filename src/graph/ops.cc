@@ -61,24 +61,23 @@ Value Compute(const Node& node, std::span<const Value* const> inputs, const Grap
   const auto weight = [&](WeightId id) -> const Weight* {
     return id == kAbsent ? nullptr : &graph.weights[static_cast<std::size_t>(id)];
   };
-  return std::visit(
-      Overloaded{
-          [&](const EmbedOp& op) { return ComputeEmbed(op, *weight(node.weight), run, arithmetic); },
-          [&](const NormOp& op) {
-            return ComputeNorm(op, *inputs[0], weight(node.weight), weight(node.bias), arithmetic);
-          },
-          [&](const LinearOp& op) {
-            return ComputeLinear(op, *inputs[0], *weight(node.weight), weight(node.bias), arithmetic);
-          },
-          [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
-          [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic); },
-          [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic); },
-          [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
-          [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic); },
-          [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },
-          [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic); },
-      },
-      node.op);
+  return std::visit(Overloaded{
+                        [&](const EmbedOp& op) { return ComputeEmbed(op, *weight(node.weight), run, arithmetic); },
+                        [&](const NormOp& op) {
+                          return ComputeNorm(op, *inputs[0], weight(node.weight), weight(node.bias), arithmetic);
+                        },
+                        [&](const LinearOp& op) {
+                          return ComputeLinear(op, *inputs[0], *weight(node.weight), weight(node.bias), arithmetic);
+                        },
+                        [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
+                        [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic); },
+                        [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic); },
+                        [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
+                        [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic); },
+                        [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },
+                        [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic); },
+                    },
+                    node.op);
 }
 
 }  // namespace paritrace

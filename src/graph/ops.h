@@ -29,11 +29,13 @@ struct RunInput {
 // Attention without stored scores, as a flash kernel does it: keys one by one with a running maximum and a running sum,
 // the weighted sum of V kept in the cache's precision (ggml-cpu: f16).
 //   q [tokens, heads * head_dim], k and v [tokens, kv_heads * head_dim]; result as q.
-[[nodiscard]] Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, const Value& q, const Value& k,
-                                        const Value& v, const RunInput& run, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, const Value& q,
+                                        const Value& k, const Value& v, const RunInput& run,
+                                        const Arithmetic& arithmetic);
 
 // The parts, one file each.
-[[nodiscard]] Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run,
+                                 const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const Weight* bias,
                                 const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
@@ -42,7 +44,8 @@ struct RunInput {
 [[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
                                   const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic);
-[[nodiscard]] Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v,
+                                   const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs,
                                       const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic);

@@ -119,8 +119,10 @@ Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, co
         const double* lanes = values.data() + s * v.cols() + kv * op.head_dim;
         for (std::int64_t d = 0; d < op.head_dim; ++d) sums[static_cast<std::size_t>(d)].Add(row[s] * lanes[d]);
       }
-      double* to = out.data.data() + (op.heads_outermost ? (head * tokens + t) * op.head_dim : t * out.cols() + head * op.head_dim);
-      for (std::int64_t d = 0; d < op.head_dim; ++d) to[d] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
+      double* to = out.data.data() +
+                   (op.heads_outermost ? (head * tokens + t) * op.head_dim : t * out.cols() + head * op.head_dim);
+      for (std::int64_t d = 0; d < op.head_dim; ++d)
+        to[d] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
     }
   });
   return out;
@@ -130,7 +132,8 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
                           const Value& v, const RunInput& run, const Arithmetic& arithmetic) {
   const std::int64_t tokens = run.count(), dim = context.head_dim;
   const Rounding inner = arithmetic.inner, kept = arithmetic.kv_cache;
-  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic), values = Cached(v, arithmetic);
+  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic),
+                            values = Cached(v, arithmetic);
   Value out({tokens, context.heads * dim});
   ParallelFor(tokens * context.heads, 8, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> sum(static_cast<std::size_t>(dim));
@@ -141,7 +144,8 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
       std::ranges::fill(sum, 0.0);
       double largest = kMasked, total = 0;
       for (std::int64_t s = 0; s < tokens; ++s) {
-        if (!IsVisible(scores, run.positions[static_cast<std::size_t>(t)], run.positions[static_cast<std::size_t>(s)])) continue;
+        if (!IsVisible(scores, run.positions[static_cast<std::size_t>(t)], run.positions[static_cast<std::size_t>(s)]))
+          continue;
         const double dot = Dot(queries.data() + t * q.cols() + head * scores.head_dim,
                                keys.data() + s * k.cols() + k_head * scores.head_dim, scores.head_dim, arithmetic);
         double score = Round(inner, Round(inner, dot) * scores.scale);
@@ -162,7 +166,8 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
         total = Round(inner, total * shrink + weight);
       }
       double* to = out.data.data() + t * out.cols() + head * dim;
-      for (std::int64_t d = 0; d < dim; ++d) to[d] = total == 0 ? 0.0 : Round(arithmetic.storage, sum[static_cast<std::size_t>(d)] / total);
+      for (std::int64_t d = 0; d < dim; ++d)
+        to[d] = total == 0 ? 0.0 : Round(arithmetic.storage, sum[static_cast<std::size_t>(d)] / total);
     }
   });
   return out;

@@ -41,10 +41,13 @@ double ApplyInSteps(Activation function, double x, Rounding inner) {
   switch (function) {
     case Activation::kSilu: return Round(inner, x * sigmoid(x));
     case Activation::kGeluQuick: return Round(inner, x * sigmoid(Round(inner, 1.702 * x)));
-    case Activation::kGeluErf: return Round(inner, Round(inner, 0.5 * x) * Round(inner, 1.0 + VectorErf(Round(inner, x * (std::numbers::sqrt2 / 2.0)), inner)));
+    case Activation::kGeluErf:
+      return Round(inner, Round(inner, 0.5 * x) *
+                              Round(inner, 1.0 + VectorErf(Round(inner, x * (std::numbers::sqrt2 / 2.0)), inner)));
     case Activation::kGeluTanh: {
       const double cube = Round(inner, Round(inner, x * x) * x);
-      const double argument = Round(inner, std::sqrt(2.0 / std::numbers::pi) * Round(inner, x + Round(inner, 0.044715 * cube)));
+      const double argument =
+          Round(inner, std::sqrt(2.0 / std::numbers::pi) * Round(inner, x + Round(inner, 0.044715 * cube)));
       return Round(inner, Round(inner, 0.5 * x) * Round(inner, 1.0 + Round(inner, std::tanh(argument))));
     }
     default: return Apply(function, x);

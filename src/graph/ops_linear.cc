@@ -86,11 +86,20 @@ void RoundDotInput(const Arithmetic& arithmetic, DType weight, std::span<double>
   switch (weight) {
     case DType::kF16: return RoundAll(Rounding::kF16, row);
     case DType::kBF16: return RoundAll(Rounding::kBF16, row);
-    case DType::kQ4_0: case DType::kQ4_1: case DType::kQ5_0: case DType::kQ5_1: case DType::kQ8_0: case DType::kIQ4_NL:
-      return RoundToQ8Blocks(row);
-    case DType::kQ2_K: case DType::kQ3_K: case DType::kQ4_K: case DType::kQ5_K: case DType::kQ6_K: case DType::kTQ1_0:
-    case DType::kTQ2_0: case DType::kIQ4_XS:
-      return RoundToQ8KBlocks(row);
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+    case DType::kQ5_0:
+    case DType::kQ5_1:
+    case DType::kQ8_0:
+    case DType::kIQ4_NL: return RoundToQ8Blocks(row);
+    case DType::kQ2_K:
+    case DType::kQ3_K:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+    case DType::kQ6_K:
+    case DType::kTQ1_0:
+    case DType::kTQ2_0:
+    case DType::kIQ4_XS: return RoundToQ8KBlocks(row);
     default: return;
   }
 }
@@ -131,7 +140,8 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
     std::ranges::copy(row, to);
   }
   for (std::int64_t i = 0; i < in; ++i) {
-    if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16) to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
+    if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16)
+      to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
     if (op.factor != 1) to[i] = static_cast<T>(to[i] * op.factor);
   }
 }

@@ -37,7 +37,8 @@ void Symmetric(std::span<float> block, int levels) {
 
 void WithMinimum(std::span<float> block, int levels) {
   const auto [low, high] = std::ranges::minmax(block);
-  const float scale = (high - low) / static_cast<float>(levels - 1), inverse = Inverse(scale), kept = ToHalf(scale), base = ToHalf(low);
+  const float scale = (high - low) / static_cast<float>(levels - 1), inverse = Inverse(scale), kept = ToHalf(scale),
+              base = ToHalf(low);
   for (float& x : block) {
     const int code = std::min(levels - 1, static_cast<int>((x - low) * inverse + 0.5F));
     x = static_cast<float>(code) * kept + base;

@@ -9,7 +9,8 @@
 
 namespace paritrace {
 
-inline constexpr std::array kRequantisable = {DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1};
+inline constexpr std::array kRequantisable = {DType::kF16,  DType::kBF16, DType::kQ8_0, DType::kQ4_0,
+                                              DType::kQ4_1, DType::kQ5_0, DType::kQ5_1};
 
 // A row of weights, quantised and decoded again, in place. Rows that are no whole number of blocks are left alone.
 // Source of the formulas: ggml's quantize_row_*_ref.  Errors: InternalError for a type that is not in kRequantisable.

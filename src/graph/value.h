@@ -14,7 +14,8 @@ struct Value {
   std::vector<double> data;  // row-major
 
   Value() = default;
-  explicit Value(Shape dims) : shape(std::move(dims)), data(static_cast<std::size_t>(ElementCount(shape).value_or(0))) {}
+  explicit Value(Shape dims)
+      : shape(std::move(dims)), data(static_cast<std::size_t>(ElementCount(shape).value_or(0))) {}
 
   [[nodiscard]] std::int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
   [[nodiscard]] std::int64_t rows() const { return cols() == 0 ? 0 : static_cast<std::int64_t>(data.size()) / cols(); }

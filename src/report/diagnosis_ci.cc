@@ -31,7 +31,8 @@ std::string DiagnosisToJunit(const Diagnosis& diagnosis) {
     defects[key].push_back(&defect);
   }
   std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-  out += fmt::format("<testsuites><testsuite name=\"paritrace diagnose\" tests=\"{}\" failures=\"{}\" errors=\"0\">\n", cases.size(), defects.size());
+  out += fmt::format("<testsuites><testsuite name=\"paritrace diagnose\" tests=\"{}\" failures=\"{}\" errors=\"0\">\n",
+                     cases.size(), defects.size());
   for (const auto& key : cases) {
     out += fmt::format("<testcase classname=\"paritrace\" name=\"{}\"", EscapeMarkup(CaseName(key.first, key.second)));
     const auto found = defects.find(key);
@@ -54,17 +55,24 @@ Json DiagnosisToSarif(const Diagnosis& diagnosis) {
   Json rules = Json::array(), results = Json::array();
   std::set<std::string> known;
   for (const Defect& defect : diagnosis.defects) {
-    if (known.insert(defect.cause.id).second) rules.push_back({{"id", defect.cause.id}, {"shortDescription", {{"text", defect.cause.id}}}});
-    results.push_back({{"ruleId", defect.cause.id},
-                       {"level", "error"},
-                       {"message", {{"text", fmt::format("{} at {}: {}. Fix: {}.", defect.cause.id, defect.site, defect.cause.statement, defect.cause.fix)}}},
-                       {"locations", Json::array({{{"logicalLocations", Json::array({{{"fullyQualifiedName", defect.site}, {"kind", "member"}}})}}})}});
+    if (known.insert(defect.cause.id).second)
+      rules.push_back({{"id", defect.cause.id}, {"shortDescription", {{"text", defect.cause.id}}}});
+    results.push_back(
+        {{"ruleId", defect.cause.id},
+         {"level", "error"},
+         {"message",
+          {{"text", fmt::format("{} at {}: {}. Fix: {}.", defect.cause.id, defect.site, defect.cause.statement,
+                                defect.cause.fix)}}},
+         {"locations", Json::array({{{"logicalLocations",
+                                      Json::array({{{"fullyQualifiedName", defect.site}, {"kind", "member"}}})}}})}});
   }
-  return {{"$schema", "https://json.schemastore.org/sarif-2.1.0.json"},
-          {"version", "2.1.0"},
-          {"runs", Json::array({{{"tool", {{"driver", {{"name", "paritrace"}, {"version", PARITRACE_VERSION}, {"rules", rules}}}}},
-                                 {"results", results},
-                                 {"properties", {{"verdict", diagnosis.verdict}, {"sentence", VerdictSentence(diagnosis)}}}}})}};
+  return {
+      {"$schema", "https://json.schemastore.org/sarif-2.1.0.json"},
+      {"version", "2.1.0"},
+      {"runs",
+       Json::array({{{"tool", {{"driver", {{"name", "paritrace"}, {"version", PARITRACE_VERSION}, {"rules", rules}}}}},
+                     {"results", results},
+                     {"properties", {{"verdict", diagnosis.verdict}, {"sentence", VerdictSentence(diagnosis)}}}}})}};
 }
 
 }  // namespace paritrace

@@ -33,9 +33,12 @@ th:first-child,td:first-child{text-align:left}
 
 std::string RatioCell(const NoiseRow& row, bool defect) {
   if (!row.judged) return "<td>?</td>";
-  const std::string text = std::isfinite(row.ratio) ? (row.ratio >= 100 ? fmt::format("{:.1e}", row.ratio) : fmt::format("{:.2f}", row.ratio)) : "inf";
+  const std::string text = std::isfinite(row.ratio) ? (row.ratio >= 100 ? fmt::format("{:.1e}", row.ratio)
+                                                                        : fmt::format("{:.2f}", row.ratio))
+                                                    : "inf";
   const char* shade = defect ? "bad" : row.ratio <= 1 ? "q0" : row.ratio <= 2 ? "q1" : "q2";
-  return fmt::format("<td class=\"{}\" title=\"{}: {:.2f} % of the values explained to the bit\">{}</td>", shade, EscapeMarkup(row.site), 100 * row.exact, text);
+  return fmt::format("<td class=\"{}\" title=\"{}: {:.2f} % of the values explained to the bit\">{}</td>", shade,
+                     EscapeMarkup(row.site), 100 * row.exact, text);
 }
 
 // Layers down, sites across, coloured by the ratio to the noise floor; the worst of all steps.
@@ -50,7 +53,8 @@ std::string ModelMap(const Diagnosis& diagnosis) {
     if (row.judged && !(row.ratio <= worst.ratio)) worst = row;
   }
   const auto is_defect = [&](const std::string& site) {
-    return std::ranges::any_of(diagnosis.defects, [&](const Defect& defect) { return defect.site == site && defect.side == "subject"; });
+    return std::ranges::any_of(diagnosis.defects,
+                               [&](const Defect& defect) { return defect.site == site && defect.side == "subject"; });
   };
   std::string out = "<div class=\"map\"><table><tr><th>layer</th>";
   for (const std::string& role : roles) out += fmt::format("<th>{}</th>", EscapeMarkup(role));
@@ -81,15 +85,20 @@ std::string DiagnosisToHtml(const Diagnosis& diagnosis) {
   std::string out(kHead);
   out += fmt::format("<h1 class=\"{}\">{}</h1>\n", diagnosis.verdict, EscapeMarkup(VerdictSentence(diagnosis)));
   for (const CauseGroup& group : GroupCauses(diagnosis)) {
-    out += fmt::format("<article><h2><code>{}</code>{}</h2><p>{}.</p><p><b>Where:</b> {}</p><p><b>Fix:</b> {}.</p></article>\n", EscapeMarkup(group.cause),
-                       group.side == "reference" ? " in the reference" : "", EscapeMarkup(group.statement), EscapeMarkup(DescribeSites(group.sites)), EscapeMarkup(group.fix));
+    out += fmt::format(
+        "<article><h2><code>{}</code>{}</h2><p>{}.</p><p><b>Where:</b> {}</p><p><b>Fix:</b> {}.</p></article>\n",
+        EscapeMarkup(group.cause), group.side == "reference" ? " in the reference" : "", EscapeMarkup(group.statement),
+        EscapeMarkup(DescribeSites(group.sites)), EscapeMarkup(group.fix));
   }
   for (const Equivalence& equivalence : diagnosis.equivalences) {
-    out += fmt::format("<p>No effect: {} (<code>{}</code>)</p>\n", EscapeMarkup(equivalence.statement), EscapeMarkup(equivalence.site));
+    out += fmt::format("<p>No effect: {} (<code>{}</code>)</p>\n", EscapeMarkup(equivalence.statement),
+                       EscapeMarkup(equivalence.site));
   }
-  out += fmt::format("<h2>Introduced error over the noise floor of {}</h2>\n", EscapeMarkup(diagnosis.arithmetic)) + ModelMap(diagnosis);
+  out += fmt::format("<h2>Introduced error over the noise floor of {}</h2>\n", EscapeMarkup(diagnosis.arithmetic)) +
+         ModelMap(diagnosis);
   if (!diagnosis.cleared.empty()) out += "<h2>Ruled out</h2><ul>\n";
-  for (const Note& note : diagnosis.cleared) out += fmt::format("<li><b>{}</b>: {}</li>\n", EscapeMarkup(note.what), EscapeMarkup(note.evidence));
+  for (const Note& note : diagnosis.cleared)
+    out += fmt::format("<li><b>{}</b>: {}</li>\n", EscapeMarkup(note.what), EscapeMarkup(note.evidence));
   if (!diagnosis.cleared.empty()) out += "</ul>\n";
   for (const std::string& remark : diagnosis.remarks) out += fmt::format("<p>Note: {}.</p>\n", EscapeMarkup(remark));
   return out + "</body></html>\n";

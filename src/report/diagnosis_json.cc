@@ -39,7 +39,8 @@ Json DefectToJson(const Defect& defect) {
   Put(json, "ratio", defect.ratio);
   json["cause"] = CauseToJson(defect.cause);
   json["alternatives"] = Json::array();
-  for (const Alternative& other : defect.alternatives) json["alternatives"].push_back({{"id", other.id}, {"confidence", other.confidence}});
+  for (const Alternative& other : defect.alternatives)
+    json["alternatives"].push_back({{"id", other.id}, {"confidence", other.confidence}});
   json["where"] = WhereToJson(defect.where);
   if (!defect.origin.empty()) json["origin"] = defect.origin;
   return json;
@@ -66,13 +67,18 @@ std::vector<CauseGroup> GroupCauses(const Diagnosis& diagnosis) {
   for (const Defect& defect : diagnosis.defects) {
     CauseGroup* group = nullptr;
     for (CauseGroup& known : groups) {
-      const bool same = known.side == defect.side && known.cause == defect.cause.id && known.first->cause.found == defect.cause.found &&
+      const bool same = known.side == defect.side && known.cause == defect.cause.id &&
+                        known.first->cause.found == defect.cause.found &&
                         (defect.cause.id != "unknown" || known.statement == defect.cause.statement);
       if (same) group = &known;
     }
     if (group == nullptr) {
-      groups.push_back({.side = defect.side, .cause = defect.cause.id, .statement = defect.cause.statement, .fix = defect.cause.fix,
-                        .confidence = defect.cause.confidence, .first = &defect});
+      groups.push_back({.side = defect.side,
+                        .cause = defect.cause.id,
+                        .statement = defect.cause.statement,
+                        .fix = defect.cause.fix,
+                        .confidence = defect.cause.confidence,
+                        .first = &defect});
       group = &groups.back();
     }
     group->sites.push_back(defect.site);
@@ -82,16 +88,23 @@ std::vector<CauseGroup> GroupCauses(const Diagnosis& diagnosis) {
 }
 
 Json DiagnosisToJson(const Diagnosis& diagnosis) {
-  Json json = {{"schema", "paritrace/diagnosis/1"}, {"verdict", diagnosis.verdict}, {"arithmetic", diagnosis.arithmetic},
+  Json json = {{"schema", "paritrace/diagnosis/1"},
+               {"verdict", diagnosis.verdict},
+               {"arithmetic", diagnosis.arithmetic},
                {"arithmetic_inferred", diagnosis.arithmetic_inferred}};
   json["defects"] = Json::array();
   for (const Defect& defect : diagnosis.defects) json["defects"].push_back(DefectToJson(defect));
   json["summary"] = Json::array();
   for (const CauseGroup& group : GroupCauses(diagnosis)) {
-    json["summary"].push_back({{"side", group.side}, {"cause", group.cause}, {"sites", group.sites}, {"statement", group.statement}, {"fix", group.fix}});
+    json["summary"].push_back({{"side", group.side},
+                               {"cause", group.cause},
+                               {"sites", group.sites},
+                               {"statement", group.statement},
+                               {"fix", group.fix}});
   }
   json["cleared"] = Json::array();
-  for (const Note& note : diagnosis.cleared) json["cleared"].push_back({{"what", note.what}, {"evidence", note.evidence}});
+  for (const Note& note : diagnosis.cleared)
+    json["cleared"].push_back({{"what", note.what}, {"evidence", note.evidence}});
   json["noise"] = Json::array();
   for (const NoiseRow& row : diagnosis.noise) json["noise"].push_back(NoiseToJson(row));
   json["explained"] = {{"values", diagnosis.values}, {"exact", diagnosis.exact}, {"one_ulp", diagnosis.one_ulp}};

@@ -54,8 +54,12 @@ std::vector<NoiseLine> NoiseLines(const Diagnosis& diagnosis, bool every_site) {
 std::vector<std::string> NoiseCells(const NoiseLine& line) {
   if (line.values == 0) return {line.name, "-", "not judged", "-", "-", "-"};
   const auto values = static_cast<double>(line.values);
-  return {line.name, fmt::format("{:.1e}", std::sqrt(line.floor)), RatioText(line.ratio), fmt::format("{:.1e}", std::sqrt(line.left)),
-          Percent(line.exact / values), Percent(line.one_ulp / values)};
+  return {line.name,
+          fmt::format("{:.1e}", std::sqrt(line.floor)),
+          RatioText(line.ratio),
+          fmt::format("{:.1e}", std::sqrt(line.left)),
+          Percent(line.exact / values),
+          Percent(line.one_ulp / values)};
 }
 
 constexpr std::array kNoiseHeadings = {"site", "floor", "error/floor", "left", "to the bit %", "1 ULP %"};
@@ -63,7 +67,8 @@ constexpr std::array kNoiseHeadings = {"site", "floor", "error/floor", "left", "
 std::string WhereText(const Scope& where) {
   std::string text;
   const auto add = [&](std::string_view what, const std::vector<std::int64_t>& numbers) {
-    if (!numbers.empty()) text += fmt::format("{}{} {}", text.empty() ? "only in " : ", ", what, DescribeNumbers(numbers));
+    if (!numbers.empty())
+      text += fmt::format("{}{} {}", text.empty() ? "only in " : ", ", what, DescribeNumbers(numbers));
   };
   add("tokens", where.tokens);
   add("heads", where.heads);
@@ -71,18 +76,24 @@ std::string WhereText(const Scope& where) {
   return text;
 }
 
-std::string SureText(double confidence) { return confidence > 0 ? fmt::format("{:.0f} % sure", 100 * confidence) : "not named"; }
+std::string SureText(double confidence) {
+  return confidence > 0 ? fmt::format("{:.0f} % sure", 100 * confidence) : "not named";
+}
 
 }  // namespace
 
 std::string VerdictSentence(const Diagnosis& diagnosis) {
-  const std::string explained = fmt::format("{} % of {} values equal {} to the bit", Percent(diagnosis.exact), diagnosis.values, diagnosis.arithmetic);
+  const std::string explained = fmt::format("{} % of {} values equal {} to the bit", Percent(diagnosis.exact),
+                                            diagnosis.values, diagnosis.arithmetic);
   if (diagnosis.verdict == "identical") return "Identical: every recorded value is the exact one.";
-  if (diagnosis.verdict == "within_noise") return fmt::format("Within noise: {}'s rounding explains every recorded site ({}).", diagnosis.arithmetic, explained);
+  if (diagnosis.verdict == "within_noise")
+    return fmt::format("Within noise: {}'s rounding explains every recorded site ({}).", diagnosis.arithmetic,
+                       explained);
   const std::vector<CauseGroup> groups = GroupCauses(diagnosis);
   std::string causes;
   for (std::size_t i = 0; i < groups.size() && i < 3; ++i) {
-    causes += fmt::format("{}{} at {}{}", i > 0 ? "; " : "", groups[i].cause, DescribeSites(groups[i].sites), groups[i].side == "reference" ? " of the reference" : "");
+    causes += fmt::format("{}{} at {}{}", i > 0 ? "; " : "", groups[i].cause, DescribeSites(groups[i].sites),
+                          groups[i].side == "reference" ? " of the reference" : "");
   }
   if (groups.size() > 3) causes += fmt::format("; and {} more", groups.size() - 3);
   return fmt::format("Diverged: {}.", causes);
@@ -94,21 +105,26 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
   const auto line = [&](const std::string& text, std::size_t indent = 0, Style style = Style::kPlain) {
     out += Paint(std::string(indent, ' ') + Wrap(text, options.width - indent, 0), style, options.colour) + "\n";
   };
-  const auto indented = [&](const std::string& text) {
-    out += "   " + Wrap(text, options.width - 3, 3) + "\n";
-  };
-  out += Paint(Wrap(VerdictSentence(diagnosis), options.width), diverged ? Style::kBoldRed : Style::kBoldGreen, options.colour) + "\n";
+  const auto indented = [&](const std::string& text) { out += "   " + Wrap(text, options.width - 3, 3) + "\n"; };
+  out += Paint(Wrap(VerdictSentence(diagnosis), options.width), diverged ? Style::kBoldRed : Style::kBoldGreen,
+               options.colour) +
+         "\n";
   int number = 0;
   for (const CauseGroup& group : GroupCauses(diagnosis)) {
-    out += "\n" + Paint(fmt::format("{}. {}", ++number, group.cause), Style::kBold, options.colour) + fmt::format("  ({}{})\n", SureText(group.confidence), group.side == "reference" ? ", in the reference" : "");
+    out += "\n" + Paint(fmt::format("{}. {}", ++number, group.cause), Style::kBold, options.colour) +
+           fmt::format("  ({}{})\n", SureText(group.confidence), group.side == "reference" ? ", in the reference" : "");
     indented(group.statement + ".");
-    indented("Where: " + DescribeSites(group.sites) + (WhereText(group.first->where).empty() ? "" : "; " + WhereText(group.first->where)) + ".");
+    indented("Where: " + DescribeSites(group.sites) +
+             (WhereText(group.first->where).empty() ? "" : "; " + WhereText(group.first->where)) + ".");
     if (!group.fix.empty()) indented("Fix: " + group.fix + ".");
-    indented(fmt::format("Proof: {} replayed in f64 from the subject's own {}; its error is {} times the noise floor of {}.", group.first->site,
-                         group.first->inputs.empty() ? "tokens" : DescribeSites(group.first->inputs), RatioText(group.first->ratio), diagnosis.arithmetic));
+    indented(
+        fmt::format("Proof: {} replayed in f64 from the subject's own {}; its error is {} times the noise floor of {}.",
+                    group.first->site, group.first->inputs.empty() ? "tokens" : DescribeSites(group.first->inputs),
+                    RatioText(group.first->ratio), diagnosis.arithmetic));
     if (!group.first->alternatives.empty()) {
       std::string others;
-      for (const Alternative& other : group.first->alternatives) others += fmt::format("{}{} ({:.0f} %)", others.empty() ? "" : ", ", other.id, 100 * other.confidence);
+      for (const Alternative& other : group.first->alternatives)
+        others += fmt::format("{}{} ({:.0f} %)", others.empty() ? "" : ", ", other.id, 100 * other.confidence);
       indented("Also possible: " + others + ".");
     }
   }
@@ -120,17 +136,25 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
     out += "\n" + Paint("Ruled out", Style::kBold, options.colour) + "\n";
     for (const Note& note : diagnosis.cleared) indented(fmt::format("{}: {}", note.what, note.evidence));
   }
-  out += "\n" + Paint(fmt::format("Noise of {}{}", diagnosis.arithmetic, diagnosis.arithmetic_inferred ? " (inferred from the values)" : ""), Style::kBold, options.colour) +
+  out += "\n" +
+         Paint(fmt::format("Noise of {}{}", diagnosis.arithmetic,
+                           diagnosis.arithmetic_inferred ? " (inferred from the values)" : ""),
+               Style::kBold, options.colour) +
          (options.every_site ? "" : ", worst over layers and steps (--sites shows each)") + "\n";
   Table table;
-  for (std::size_t i = 0; i < kNoiseHeadings.size(); ++i) table.AddColumn(kNoiseHeadings[i], i == 0 ? Table::Align::kLeft : Table::Align::kRight);
+  for (std::size_t i = 0; i < kNoiseHeadings.size(); ++i)
+    table.AddColumn(kNoiseHeadings[i], i == 0 ? Table::Align::kLeft : Table::Align::kRight);
   for (const NoiseLine& noise : NoiseLines(diagnosis, options.every_site)) {
     std::vector<Table::Cell> cells;
     for (std::string& text : NoiseCells(noise)) cells.push_back({std::move(text)});
     table.AddRow(std::move(cells));
   }
   out += table.Render(options.width, options.colour);
-  out += Wrap("floor: error that the arithmetic alone makes; left: error after its rounding is emulated and subtracted; both relative to the output.", options.width) + "\n";
+  out += Wrap(
+             "floor: error that the arithmetic alone makes; left: error after its rounding is emulated and subtracted; "
+             "both relative to the output.",
+             options.width) +
+         "\n";
   for (const std::string& remark : diagnosis.remarks) line("Note: " + remark + ".");
   return out;
 }
@@ -138,10 +162,13 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
 std::string DiagnosisToMarkdown(const Diagnosis& diagnosis) {
   std::string out = fmt::format("**{}**\n", VerdictSentence(diagnosis));
   for (const CauseGroup& group : GroupCauses(diagnosis)) {
-    out += fmt::format("\n### `{}` ({}{})\n\n{}.\n\n- Where: {}\n- Fix: {}\n- Error over noise floor at `{}`: {}\n", group.cause, SureText(group.confidence),
-                       group.side == "reference" ? ", in the reference" : "", group.statement, DescribeSites(group.sites), group.fix, group.first->site, RatioText(group.first->ratio));
+    out += fmt::format("\n### `{}` ({}{})\n\n{}.\n\n- Where: {}\n- Fix: {}\n- Error over noise floor at `{}`: {}\n",
+                       group.cause, SureText(group.confidence), group.side == "reference" ? ", in the reference" : "",
+                       group.statement, DescribeSites(group.sites), group.fix, group.first->site,
+                       RatioText(group.first->ratio));
   }
-  for (const Equivalence& equivalence : diagnosis.equivalences) out += fmt::format("\nNo effect: {} (`{}`)\n", equivalence.statement, equivalence.site);
+  for (const Equivalence& equivalence : diagnosis.equivalences)
+    out += fmt::format("\nNo effect: {} (`{}`)\n", equivalence.statement, equivalence.site);
   if (!diagnosis.cleared.empty()) out += "\n### Ruled out\n\n";
   for (const Note& note : diagnosis.cleared) out += fmt::format("- {}: {}\n", note.what, note.evidence);
   out += fmt::format("\n### Noise of `{}`\n\n", diagnosis.arithmetic);

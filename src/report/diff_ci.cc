@@ -20,10 +20,9 @@ bool Fails(const SiteDiff& site) {
 std::string WhatIsWrong(const SiteDiff& site) {
   if (!site.compared) return fmt::format("{}: {}", Words(site.status), site.note);
   const PairStats& stats = site.stats;
-  std::string text =
-      fmt::format("nmse {} where rounding allows {}{}, cosine {:.6f}", ShortNumber(stats.Nmse()),
-                  ShortNumber(site.allowed * site.allowed),
-                  site.estimate ? "" : ", max abs " + ShortNumber(stats.max_abs), stats.Cosine());
+  std::string text = fmt::format("nmse {} where rounding allows {}{}, cosine {:.6f}", ShortNumber(stats.Nmse()),
+                                 ShortNumber(site.allowed * site.allowed),
+                                 site.estimate ? "" : ", max abs " + ShortNumber(stats.max_abs), stats.Cosine());
   if (stats.mismatches > 0)
     text += fmt::format(", {} values NaN, infinite or masked on one side only", stats.mismatches);
   if (site.diverged_position) text += fmt::format(", from position {} on", *site.diverged_position);

@@ -50,9 +50,10 @@ std::string Row(const DiffResult& diff, std::size_t index) {
     const PairStats& stats = site.stats;
     const bool measured = stats.mismatches == 0;
     const auto figure = [&](const std::string& text) { return measured ? text : std::string("nonfinite"); };
-    figures = fmt::format("<td>{}</td><td>{}</td><td>{}</td><td>{}</td>", figure(ShortNumber(stats.Nmse())),
-                          ShortNumber(site.allowed * site.allowed), figure(site.estimate ? "-" : ShortNumber(stats.max_abs)),
-                          figure(fmt::format("{:.6f}", stats.Cosine())));
+    figures =
+        fmt::format("<td>{}</td><td>{}</td><td>{}</td><td>{}</td>", figure(ShortNumber(stats.Nmse())),
+                    ShortNumber(site.allowed * site.allowed), figure(site.estimate ? "-" : ShortNumber(stats.max_abs)),
+                    figure(fmt::format("{:.6f}", stats.Cosine())));
   }
   return fmt::format(
       "<tr{}><td>{}</td><td class=\"text\"><code>{}</code></td><td class=\"text\">{}</td>{}<td class=\"text "

@@ -67,7 +67,9 @@ std::string DescribeSites(const std::vector<std::string>& sites) {
       }
     }
     const std::string where = DescribeNumbers(roles[i].second);
-    phrases.push_back(where.empty() ? Join(names) : fmt::format("{} of layer{} {}", Join(names), roles[i].second.size() > 1 ? "s" : "", where));
+    phrases.push_back(where.empty()
+                          ? Join(names)
+                          : fmt::format("{} of layer{} {}", Join(names), roles[i].second.size() > 1 ? "s" : "", where));
   }
   return Join(phrases);
 }

@@ -39,7 +39,8 @@ struct TraceEntry {
   std::string hash;
   nlohmann::ordered_json stats;  // null where none
   std::string sketch;
-  std::string pair_as;  // in no file: with a map of names, pairs with what has the same in the other trace, nothing else
+  std::string
+      pair_as;  // in no file: with a map of names, pairs with what has the same in the other trace, nothing else
   [[nodiscard]] bool has_data() const { return !tensor.bytes.empty() || tensor.size() == 0; }
 };
 

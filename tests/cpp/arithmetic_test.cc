@@ -27,7 +27,7 @@ TEST(Round, AgreesWithTheBitConversions) {
 }
 
 TEST(Round, TiesGoToEven) {
-  EXPECT_EQ(Round(Rounding::kBF16, 1.0 + 1.0 / 256), 1.0);            // half way, 1.0 is even
+  EXPECT_EQ(Round(Rounding::kBF16, 1.0 + 1.0 / 256), 1.0);             // half way, 1.0 is even
   EXPECT_EQ(Round(Rounding::kBF16, 1.0 + 3.0 / 256), 1.0 + 1.0 / 64);  // half way, the upper one is even
   EXPECT_EQ(Round(Rounding::kF16, 2049.0), 2048.0);
 }
@@ -72,7 +72,8 @@ TEST(HalfUlp, IsTheLargestRoundingError) {
 }
 
 TEST(FindArithmetic, KnowsTheNamesOfTheContract) {
-  for (const char* name : {"f64", "f32", "torch-f32", "torch-bf16", "torch-f16", "ggml-cpu", "jax-f32", "jax-bf16", "ort-f32"}) {
+  for (const char* name :
+       {"f64", "f32", "torch-f32", "torch-bf16", "torch-f16", "ggml-cpu", "jax-f32", "jax-bf16", "ort-f32"}) {
     ASSERT_TRUE(FindArithmetic(name)) << name;
     EXPECT_EQ(FindArithmetic(name)->name, name);
   }

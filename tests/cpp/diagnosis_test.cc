@@ -61,7 +61,8 @@ TEST(NiceNumbers, FewestDigitsFirst) {
 }
 
 TEST(DescribeSites, GroupsRolesAndLayers) {
-  EXPECT_EQ(DescribeSites({"layers.0.attn.q_rope", "layers.0.attn.k_rope", "layers.1.attn.q_rope", "layers.1.attn.k_rope", "layers.2.attn.q_rope", "layers.2.attn.k_rope"}),
+  EXPECT_EQ(DescribeSites({"layers.0.attn.q_rope", "layers.0.attn.k_rope", "layers.1.attn.q_rope",
+                           "layers.1.attn.k_rope", "layers.2.attn.q_rope", "layers.2.attn.k_rope"}),
             "attn.q_rope and attn.k_rope of layers 0-2");
   EXPECT_EQ(DescribeSites({"final_norm"}), "final_norm");
   EXPECT_EQ(DescribeSites({"layers.3.mlp.up", "logits"}), "mlp.up of layer 3 and logits");

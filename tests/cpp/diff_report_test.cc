@@ -197,7 +197,8 @@ TEST(DiffWords, SentencesForEachVerdict) {
               HasSubstr("rounding (torch-f32 and torch-bf16) explains what differs at all 1 site"));
   MemoryTrace nothing;
   EXPECT_EQ(VerdictSentence(Diff(nothing.trace(), nothing.trace())),
-            "Nothing to compare: the traces have no site in common; `paritrace align REF SUB -o MAP.toml` finds what to pair.");
+            "Nothing to compare: the traces have no site in common; `paritrace align REF SUB -o MAP.toml` finds what "
+            "to pair.");
 }
 
 TEST(DiffWords, ShortNumbers) {

@@ -37,7 +37,8 @@ struct OwnedWeight {
   OwnedWeight(Shape shape, unsigned seed) {
     const Value random = RandomValue(shape, seed);
     values.assign(random.data.begin(), random.data.end());
-    weight = {.name = "w", .tensor = {.name = "w", .dtype = DType::kF32, .shape = shape, .bytes = std::as_bytes(std::span(values))}};
+    weight = {.name = "w",
+              .tensor = {.name = "w", .dtype = DType::kF32, .shape = shape, .bytes = std::as_bytes(std::span(values))}};
   }
 };
 
@@ -120,7 +121,9 @@ TEST(Linear, EqualsAPlainSumForEverySize) {
       for (std::int64_t t = 0; t < tokens; ++t) {
         for (std::int64_t o = 0; o < out; ++o) {
           double sum = 0;
-          for (std::int64_t i = 0; i < in; ++i) sum += static_cast<double>(w.values[static_cast<std::size_t>(o * in + i)]) * x.row(t)[static_cast<std::size_t>(i)];
+          for (std::int64_t i = 0; i < in; ++i)
+            sum += static_cast<double>(w.values[static_cast<std::size_t>(o * in + i)]) *
+                   x.row(t)[static_cast<std::size_t>(i)];
           ASSERT_EQ(y.row(t)[static_cast<std::size_t>(o)], sum);
         }
       }

@@ -12,23 +12,41 @@ import sys
 import pytest
 import torch
 import transformers
-
 from paritrace import hf
 
-SIZES = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=300)
+SIZES = dict(
+    hidden_size=64,
+    intermediate_size=160,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=300,
+)
 CLASSES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
 }
-LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
 MODELS = {
     "llama": ("llama", {}),
     "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True)),
     "llama-rope-llama3": ("llama", dict(rope_parameters=LLAMA3)),
     "llama-rope-linear": ("llama", dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0))),
-    "llama-rope-yarn": ("llama", dict(rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=128))),
+    "llama-rope-yarn": (
+        "llama",
+        dict(
+            rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=128)
+        ),
+    ),
     "llama-gelu": ("llama", dict(hidden_act="gelu")),
     "llama-gelu-tanh": ("llama", dict(hidden_act="gelu_pytorch_tanh")),
     "llama-relu": ("llama", dict(hidden_act="relu")),
@@ -72,4 +90,6 @@ def test_a_clean_run_raises_no_alarm(folder, dtype, count, decode, tmp_path):
     if dtype == "bf16":
         # In erf-GELU's tail all that is left of 1 + erf is the last bits of the kernel's polynomial, which we do not have.
         share = 0.995 if "gelu" in folder.name else 0.998
-        assert {row["site"]: row["exact"] for row in result["noise"] if row["values"] >= 1000 and not row["exact"] >= share} == {}
+        assert {
+            row["site"]: row["exact"] for row in result["noise"] if row["values"] >= 1000 and not row["exact"] >= share
+        } == {}

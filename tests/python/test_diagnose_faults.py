@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import paritrace
 import pytest
 import torch
 import transformers.models.llama.modeling_llama as llama
-
-import paritrace
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "paritrace-llama"
@@ -406,14 +405,24 @@ def test_weights_with_nan_are_refused(tmp_path):
     record(model, tmp_path / "trace")
     model.model.layers[2].mlp.up_proj.weight.data[3, 4] = float("nan")
     model.save_pretrained(tmp_path / "nan")
-    done = subprocess.run([*COMMAND, "diagnose", tmp_path / "trace", "--model", tmp_path / "nan"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*COMMAND, "diagnose", tmp_path / "trace", "--model", tmp_path / "nan"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert 'tensor "model.layers.2.mlp.up_proj.weight"' in done.stderr
 
 
 def test_a_trace_of_another_model_is_refused(tmp_path, biased_model):
-    other = transformers_llama(load(MODEL).config.__class__(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-                                                            num_hidden_layers=2, vocab_size=1536))
+    other = transformers_llama(
+        load(MODEL).config.__class__(
+            hidden_size=64,
+            intermediate_size=96,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_hidden_layers=2,
+            vocab_size=1536,
+        )
+    )
     record(other, tmp_path / "trace")
     done = subprocess.run([*COMMAND, "diagnose", tmp_path / "trace", "--model", MODEL], capture_output=True, text=True)
     assert done.returncode == 3

@@ -28,7 +28,9 @@ def gguf(tmp_path_factory):
         file = folder / f"{kind}.gguf"
         if not file.exists():
             options = ["--type", "f32", "--no-permute"] if kind == "wrong" else ["--type", kind]
-            subprocess.run([sys.executable, ROOT / "models" / "write_gguf.py", HF, file, *options], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, ROOT / "models" / "write_gguf.py", HF, file, *options], check=True, capture_output=True
+            )
         return file
 
     return convert

@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paritrace
 import pytest
 import torch
 import transformers.models.llama.modeling_llama as llama
-
-import paritrace
 from paritrace import hf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,19 @@ TOKENS = [1, 306, 411, 287, 218, 73, 21, 17, 442, 405, 64, 33, 200, 287, 100, 5,
 def oracle(model, trace, arithmetic, decode=0):
     """Logits [tokens, vocabulary] of `paritrace run`, all steps one after another."""
     ids = ",".join(map(str, TOKENS))
-    command = [sys.executable, "-m", "paritrace", "run", model, "--tokens", ids, "-o", trace, "--arithmetic", arithmetic]
+    command = [
+        sys.executable,
+        "-m",
+        "paritrace",
+        "run",
+        model,
+        "--tokens",
+        ids,
+        "-o",
+        trace,
+        "--arithmetic",
+        arithmetic,
+    ]
     subprocess.run([*command, "--decode", str(decode)], check=True)
     rows = [entry.numpy() for entry in paritrace.open_trace(trace).entries if entry.site == "logits"]
     return np.concatenate(rows).astype(np.float64)
@@ -83,6 +94,8 @@ def test_decode_steps_continue_the_prefill(tmp_path):
         output = loaded(input_ids=torch.tensor([TOKENS]), use_cache=True)
         rows = [output.logits[0]]
         for _ in range(6):
-            output = loaded(input_ids=output.logits[:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True)
+            output = loaded(
+                input_ids=output.logits[:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True
+            )
             rows.append(output.logits[0])
     assert np.abs(got - torch.cat(rows).double().numpy()).max() < 1e-4
