@@ -24,7 +24,7 @@ namespace {
 struct Options {
   std::string reference, subject, map;
   double least_confidence = kUsableConfidence;
-  bool all = false;
+  bool all = false, all_stats = false;
   OutputOptions outputs;
 };
 
@@ -58,6 +58,7 @@ int Run(const Options& options) {
   const auto line = ProgressLine("comparing");
   std::mutex one_at_a_time;
   DiffOptions how;
+  how.all_stats = options.all_stats;
   if (line) {
     how.progress = [&](std::int64_t done, std::int64_t total) {
       const std::scoped_lock lock(one_at_a_time);
@@ -78,6 +79,8 @@ void AddDiff(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("SUB", options->subject, "trace of the engine under test")->required();
   command->add_flag("--all", options->all, "show every site; otherwise long runs of one status are folded into a line");
+  command->add_flag("--all-stats", options->all_stats,
+                    "also quantiles of the relative error, ULPs, sign flips, and error by channel");
   command->add_option("--map", options->map, "pair the tensors as FILE says, which paritrace align writes")
       ->type_name("FILE");
   command->add_option("--min-confidence", options->least_confidence, "leave out pairs of the map that are less sure")

@@ -19,29 +19,53 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Values whose exponents are held as bytes at once; then counted, one possible value after the other. Rounding differences
-// lie in some twenty bins, so that this is less work than one increment a value, and waits for no store.
-constexpr std::int64_t kBlock = 4096;
 // The exponent that stands for "equal": below every other, and still no overflow when shifted left by 23.
 constexpr std::int32_t kEqual = -255;
 constexpr int kMantissaBits = 23;
+// Values between two looks at whether a sign has flipped: mostly none has, and one look is cheaper than one count a value.
+constexpr std::int64_t kBlock = 256;
 
 using DF = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
-
-struct ExponentLanes {
-  VI scaled;  // the largest |a-b| / 2^exponent(a): its exponent above its mantissa, which order as integers do
-  VI flips;   // minus the number of sign flips
-};
-
 constexpr std::int32_t kScaledOfEqual = kEqual * (1 << kMantissaBits);
 
-// Writes the exponents' difference, one byte a lane, saturated.
+// Counts of bytes. The additions are scalar, and run beside the vector arithmetic of later values in units that it leaves
+// idle. Several tables, so that an addition seldom waits for the one before it.
+class ByteCounts {
+ public:
+  // Eight bytes, at most 65535 times before Flush.
+  HWY_INLINE void Add(const std::int8_t* bytes) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    for (auto& table : tables_) {
+      ++table[word & 0xFF];
+      word >>= 8;
+    }
+  }
+  HWY_INLINE void AddOne(std::int8_t byte) { ++tables_[0][static_cast<std::uint8_t>(byte)]; }
+
+  // bins[k + 128] += how often k was added.
+  void Flush(std::int64_t* bins) {
+    for (std::size_t k = 0; k < 256; ++k) {
+      std::int64_t sum = 0;
+      for (auto& table : tables_) {
+        sum += table[k];
+        table[k] = 0;
+      }
+      bins[k ^ 0x80] += sum;
+    }
+  }
+
+ private:
+  std::uint16_t tables_[8][256] = {};
+};
+
+// Writes the exponents' difference, one byte a lane, saturated; holds the largest |a-b| / 2^exponent(a) in `most`: its
+// exponent above its mantissa, which order as integers do.
 //   least: the least exponent, where a float has it
-HWY_INLINE void ExponentStep(VF a, VF b, VI least, std::int8_t* bytes, ExponentLanes& lanes) {
-  const DF df;
+HWY_INLINE void ExponentStep(VF a, VF b, VI least, std::int8_t* bytes, VI& most) {
   const DI di;
   const hn::Rebind<std::int8_t, DI> di8;
   const VI d_bits = hn::BitCast(di, hn::Abs(hn::Sub(a, b)));
@@ -50,116 +74,74 @@ HWY_INLINE void ExponentStep(VF a, VF b, VI least, std::int8_t* bytes, ExponentL
   const VI above = hn::Sub(d_bits, a_exponent);
   const auto is_equal = hn::Lt(d_bits, hn::Set(di, 1 << kMantissaBits));
   const VI scaled = hn::IfThenElse(is_equal, hn::Set(di, kScaledOfEqual), above);
-  lanes.scaled = hn::Max(lanes.scaled, scaled);
+  most = hn::Max(most, scaled);
   hn::StoreU(hn::DemoteTo(di8, hn::ShiftRight<kMantissaBits>(scaled)), di8, bytes);
+}
+
+// Lanes in which neither is zero or subnormal, and the signs differ.
+HWY_INLINE std::int64_t CountFlips(VF a, VF b) {
+  const DF df;
   // The factor keeps the product of two normal values from vanishing; where it overflows, the sign is still right.
   const VF product = hn::Mul(a, hn::Mul(b, hn::Set(df, 0x1p126f)));
-  const auto flipped = hn::RebindMask(di, hn::Lt(product, hn::Zero(df)));
-  lanes.flips = hn::IfThenElse(flipped, hn::Sub(lanes.flips, hn::Set(di, 1)), lanes.flips);
-}
-
-// counts, plus one in each lane where value is k.
-template <class V8>
-HWY_INLINE V8 CountEqual(V8 value, V8 k, V8 counts) {
-  const hn::DFromV<V8> du8;
-#if HWY_TARGET <= HWY_AVX3
-  // One masked addition; elsewhere a comparison is a vector of minus ones already.
-  return hn::IfThenElse(hn::Eq(value, k), hn::Add(counts, hn::Set(du8, 1)), counts);
-#else
-  return hn::Sub(counts, hn::VecFromMask(du8, hn::Eq(value, k)));
-#endif
-}
-
-// Highway 1.0 has no minimum of bytes across its widest vectors: 16 of them at a time.
-template <class V8>
-HWY_INLINE int LeastByte(V8 values) {
-  const hn::DFromV<V8> du8;
-  const hn::CappedTag<std::uint8_t, 16> du8x16;
-  HWY_ALIGN std::uint8_t bytes[hn::MaxLanes(du8)];
-  hn::Store(values, du8, bytes);
-  auto least = hn::Load(du8x16, bytes);
-  for (std::size_t i = hn::Lanes(du8x16); i < hn::Lanes(du8); i += hn::Lanes(du8x16)) {
-    least = hn::Min(least, hn::Load(du8x16, bytes + i));
-  }
-  return hn::GetLane(hn::MinOfLanes(du8x16, least));
-}
-
-// Adds the counts of each byte value to bins. `bytes` has room for a vector more, which is overwritten.
-HWY_INLINE void CountBytes(std::int8_t* bytes, std::int64_t count, std::int64_t* bins) {
-  const hn::ScalableTag<std::uint8_t> du8;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(du8));
-  // As unsigned numbers that order alike; what fills the last vector counts as equal, and is taken back.
-  auto* const from = reinterpret_cast<std::uint8_t*>(bytes);
-  for (std::int64_t i = count; i % lanes != 0; ++i) bytes[i] = -128;
-  const std::int64_t padded = (count + lanes - 1) / lanes * lanes;
-  const auto flip = hn::Set(du8, 0x80), one = hn::Set(du8, 1);
-  // Equal pairs lie far from all others and would stretch the range: minus one, they wrap to the top and out of the minimum.
-  auto low = hn::Set(du8, 255), high = hn::Zero(du8);
-  for (std::int64_t i = 0; i < padded; i += lanes) {
-    const auto value = hn::Xor(hn::LoadU(du8, from + i), flip);
-    hn::StoreU(value, du8, from + i);
-    low = hn::Min(low, hn::Sub(value, one));
-    high = hn::Max(high, value);
-  }
-  const int first = LeastByte(low) + 1, last = 255 - LeastByte(hn::Not(high));
-  // A byte counts to 255: as many vectors are added up before they are summed.
-  constexpr std::int64_t kMostAdditions = 255;
-  const auto sum = [&](const auto& counts) {
-    const hn::RepartitionToWide<hn::RepartitionToWide<hn::RepartitionToWide<decltype(du8)>>> du64;
-    return static_cast<std::int64_t>(hn::GetLane(hn::SumOfLanes(du64, hn::SumsOf8(counts))));
-  };
-  std::int64_t others = 0;
-  for (std::int64_t begin = 0; begin < padded; begin += kMostAdditions * lanes) {
-    const std::int64_t end = std::min(padded, begin + kMostAdditions * lanes);
-    for (int k = first; k <= last; k += 4) {
-      const auto k0 = hn::Set(du8, static_cast<std::uint8_t>(k)), k1 = hn::Add(k0, one), k2 = hn::Add(k1, one),
-                 k3 = hn::Add(k2, one);
-      auto c0 = hn::Zero(du8), c1 = c0, c2 = c0, c3 = c0;
-      for (std::int64_t i = begin; i < end; i += lanes) {
-        const auto value = hn::LoadU(du8, from + i);
-        c0 = CountEqual(value, k0, c0);
-        c1 = CountEqual(value, k1, c1);
-        c2 = CountEqual(value, k2, c2);
-        c3 = CountEqual(value, k3, c3);
-      }
-      const std::int64_t counts[4] = {sum(c0), sum(c1), sum(c2), sum(c3)};
-      for (int j = 0; j < 4 && k + j <= last; ++j) {
-        bins[k + j] += counts[j];
-        others += counts[j];
-      }
-    }
-  }
-  bins[0] += count - others;
+  return static_cast<std::int64_t>(hn::CountTrue(df, hn::Lt(product, hn::Zero(df))));
 }
 
 template <typename A, typename B>
-void Exponents(const void* a_values, const void* b_values, std::int64_t count, int least_exponent, ExponentSums& sums) {
+void Exponents(const void* a_values, const void* b_values, std::int64_t count, int least_exponent,
+               std::ptrdiff_t a_next, std::ptrdiff_t b_next, ExponentSums& sums) {
   const DF df;
   const DI di;
   const auto* a = static_cast<const A*>(a_values);
   const auto* b = static_cast<const B*>(b_values);
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(df));
   const VI least = hn::Set(di, (least_exponent + 127) * (1 << kMantissaBits));
-  HWY_ALIGN std::int8_t bytes[kBlock + hn::MaxLanes(hn::ScalableTag<std::int8_t>())];
-  ExponentLanes all = {hn::Set(di, kScaledOfEqual), hn::Zero(di)};
-  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-    const std::int64_t now = std::min(kBlock, count - begin);
-    std::int64_t i = 0;
-    for (; i + lanes <= now; i += lanes) {
-      ExponentStep(LoadF32(df, a + begin + i), LoadF32(df, b + begin + i), least, bytes + i, all);
+  HWY_ALIGN std::int8_t bytes[2 * kBlock];  // the block before and this one, in turn
+  VI most = hn::Set(di, kScaledOfEqual);
+  ByteCounts counts;
+  std::int64_t until_flush = 65535;
+  std::int64_t begin = 0;
+  const std::int8_t* before = nullptr;
+  for (; begin + kBlock <= count; begin += kBlock) {
+    std::int8_t* const now = bytes + (begin & kBlock);
+    VI signs = hn::Zero(di);
+    for (std::int64_t i = 0; i < kBlock; i += lanes) {
+      __builtin_prefetch(reinterpret_cast<const char*>(a + begin + i) + a_next, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const char*>(b + begin + i) + b_next, 0, 2);
+      const VF x = LoadF32(df, a + begin + i), y = LoadF32(df, b + begin + i);
+      signs = hn::Or(signs, hn::BitCast(di, hn::Xor(x, y)));
+      ExponentStep(x, y, least, now + i, most);
+      if (before == nullptr) continue;
+      if (lanes % 8 == 0) {
+        for (std::int64_t j = 0; j < lanes; j += 8) counts.Add(before + i + j);
+      } else {
+        for (std::int64_t j = 0; j < lanes; ++j) counts.AddOne(before[i + j]);
+      }
     }
-    if (i < now) {  // filled up with zeros, which are equal and flip no sign; their bytes are not counted
-      HWY_ALIGN A a_rest[hn::MaxLanes(df)] = {};
-      HWY_ALIGN B b_rest[hn::MaxLanes(df)] = {};
-      const auto rest = static_cast<std::size_t>(now - i);
-      std::memcpy(a_rest, a + begin + i, rest * sizeof(A));
-      std::memcpy(b_rest, b + begin + i, rest * sizeof(B));
-      ExponentStep(LoadF32(df, a_rest), LoadF32(df, b_rest), least, bytes + i, all);
+    before = now;
+    if (hn::CountTrue(di, hn::Lt(signs, hn::Zero(di))) > 0) {
+      for (std::int64_t i = 0; i < kBlock; i += lanes) {
+        sums.sign_flips += CountFlips(LoadF32(df, a + begin + i), LoadF32(df, b + begin + i));
+      }
     }
-    CountBytes(bytes, now, sums.bins.data());
+    if ((until_flush -= kBlock) < kBlock) {
+      counts.Flush(sums.bins.data());
+      until_flush = 65535;
+    }
   }
-  sums.sign_flips -= hn::GetLane(hn::SumOfLanes(di, all.flips));
-  const std::int32_t scaled = hn::GetLane(hn::MaxOfLanes(di, all.scaled));
+  for (std::int64_t i = 0; before != nullptr && i < kBlock; ++i) counts.AddOne(before[i]);
+  for (; begin < count; begin += lanes) {
+    // Filled up with zeros, which are equal and flip no sign; their bytes are not counted.
+    HWY_ALIGN A a_rest[hn::MaxLanes(df)] = {};
+    HWY_ALIGN B b_rest[hn::MaxLanes(df)] = {};
+    const auto rest = static_cast<std::size_t>(std::min(lanes, count - begin));
+    std::memcpy(a_rest, a + begin, rest * sizeof(A));
+    std::memcpy(b_rest, b + begin, rest * sizeof(B));
+    ExponentStep(LoadF32(df, a_rest), LoadF32(df, b_rest), least, bytes, most);
+    sums.sign_flips += CountFlips(LoadF32(df, a_rest), LoadF32(df, b_rest));
+    for (std::size_t i = 0; i < rest; ++i) counts.AddOne(bytes[i]);
+  }
+  counts.Flush(sums.bins.data());
+  const std::int32_t scaled = hn::GetLane(hn::MaxOfLanes(di, most));
   const std::int32_t exponent = scaled >> kMantissaBits, mantissa = scaled & ((1 << kMantissaBits) - 1);
   if (exponent == kEqual) return;
   sums.max_scaled = std::max(sums.max_scaled, std::ldexp(1 + mantissa * 0x1p-23, exponent));

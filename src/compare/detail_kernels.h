@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -19,8 +20,10 @@ struct ExponentSums {
 };
 
 // Over a[0, count) and b[0, count), which must all be finite.
+//   a_next, b_next: how many bytes behind a value that lies which is looked at next, after this run: it is asked for while
+//   the arithmetic runs. Any number will do; 0 asks for nothing new.
 using ExponentKernel = void (*)(const void* a, const void* b, std::int64_t count, int least_exponent,
-                                ExponentSums& sums);
+                                std::ptrdiff_t a_next, std::ptrdiff_t b_next, ExponentSums& sums);
 
 // error[c] += (a-b)^2 and energy[c] += a^2 for c in [0, columns), over `rows` rows that lie `a_stride` and `b_stride` bytes apart.
 using ChannelKernel = void (*)(const void* a, std::int64_t a_stride, const void* b, std::int64_t b_stride,

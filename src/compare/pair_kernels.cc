@@ -6,6 +6,8 @@
 // After foreach_target.h, as Highway asks.
 #include <hwy/highway.h>
 
+#include <hwy/cache_control.h>
+
 #include "compare/kernel_loads-inl.h"
 
 #include <cstdint>
@@ -21,6 +23,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<double>;
 using V = hn::Vec<D>;
+
+// How far ahead of the loads. Two streams with arithmetic between their loads are more than the hardware foresees: asking
+// by hand brought 16 GB/s to 23 where reading alone ran at 28 (two Zen 4 cores; 512 to 4096 bytes are within a tenth).
+constexpr std::ptrdiff_t kPrefetchBytes = 1024;
 
 struct Lanes {
   V max_abs, abs, aa, bb, ab, dd;
@@ -54,6 +60,8 @@ RunSums Run(const void* a_bytes, const void* b_bytes, std::int64_t count) {
   std::int64_t equal = 0;
   std::int64_t i = 0;
   for (; i + 2 * lanes <= count; i += 2 * lanes) {
+    hwy::Prefetch(reinterpret_cast<const char*>(a + i) + kPrefetchBytes);
+    hwy::Prefetch(reinterpret_cast<const char*>(b + i) + kPrefetchBytes);
     equal += Step(d, LoadF64(d, a + i), LoadF64(d, b + i), even);
     equal += Step(d, LoadF64(d, a + i + lanes), LoadF64(d, b + i + lanes), odd);
   }

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "report/diff_detail.h"
+
 namespace paritrace {
 namespace {
 
@@ -106,6 +108,7 @@ void PutFigures(const SiteDiff& site, Json& out) {
   }
   PutNumber(out, "allowed_nmse", site.allowed * site.allowed);
   out["first_position"] = site.first_position;
+  if (site.detail) out["all_stats"] = DetailToJson(*site.detail);
 }
 
 void PutNoFigures(const SiteDiff& site, Json& out) {

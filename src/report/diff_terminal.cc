@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "report/diff_detail.h"
 #include "report/diff_words.h"
 #include "report/terminal.h"
 
@@ -49,6 +50,8 @@ class TerminalReport {
     if (diff_.sites.empty() || (diff_.tokens && diff_.verdict == Verdict::kIncomparable)) return out;
     out += "\n" + Rows();
     out += Notes();
+    if (const std::string detail = DetailTable(diff_, options_.width, options_.colour); !detail.empty())
+      out += "\n" + detail;
     if (!options_.all) {
       for (const std::string& missing : DescribeMissing(diff_))
         out += Wrap(Printable(missing), options_.width, 2) + "\n";

@@ -185,6 +185,32 @@ TEST(DiffJson, TokensStandThereWhereNothingCanBeCompared) {
   EXPECT_EQ(DiffToSarif(diff)["runs"][0]["results"][0]["ruleId"], "tokens.bos");
 }
 
+TEST(DiffDetail, OneChannelThatHoldsTheErrorIsNamed) {
+  MemoryTrace reference, subject;
+  std::vector<double> values = Normal(64, 1), changed = values;
+  for (std::size_t row = 0; row < 4; ++row) changed[16 * row + 5] = -2 * values[16 * row + 5];
+  changed[16 * 2 + 9] *= 1.0001;
+  reference.Add(0, "layers.0.out", {4, 16}, values);
+  subject.Add(0, "layers.0.out", {4, 16}, changed);
+  EXPECT_FALSE(DiffToJson(Diff(reference.trace(), subject.trace()))["sites"][0].contains("all_stats"));
+  DiffOptions options;
+  options.all_stats = true;
+  const DiffResult diff = Diff(reference.trace(), subject.trace(), options);
+  const auto stats = DiffToJson(diff)["sites"][0]["all_stats"];
+  EXPECT_EQ(stats["sign_flips"], 4);
+  EXPECT_EQ(stats["counted"], 64);
+  EXPECT_EQ(stats["relative_error"]["p50"], 0);
+  const double most = stats["relative_error"]["max"];  // of 3: a bound within a factor of four
+  EXPECT_GT(most, 3);
+  EXPECT_LE(most, 12);
+  EXPECT_EQ(stats["channels"]["count"], 16);
+  EXPECT_EQ(stats["channels"]["with_half_the_error"], 1);
+  ASSERT_EQ(stats["channels"]["worst"].size(), 2u);
+  EXPECT_EQ(stats["channels"]["worst"][0]["channel"], 5);
+  EXPECT_NEAR(stats["channels"]["worst"][0]["nmse"].get<double>(), 9, 1e-5);
+  EXPECT_THAT(DiffToTerminal(diff, {.width = 80, .colour = false, .all = false}), HasSubstr("5 (100 %)"));
+}
+
 TEST(DiffWords, SentencesForEachVerdict) {
   Pair same, noise;
   same.reference.Add(0, "embed", {1, 2}, {1, 2});
