@@ -21,8 +21,8 @@ test: ## build, then all C++ and Python tests; the last line is 'N passed, N fai
 demo: build ## a wrongly and a rightly converted model, run by llama.cpp and Hugging Face, diagnosed
 	@$(PYTHON_IN_VENV) scripts/demo.py
 
-bench: ## the benchmarks, with the machine they ran on
-	@scripts/setup.sh
+bench: ## the benchmarks, with the machine they ran on; writes bench/RESULTS.md
+	@scripts/setup.sh bench
 	@scripts/build.sh all
 	@scripts/bench.sh
 

@@ -57,14 +57,13 @@ Options Parse(int argc, char** argv) {
     } else {
       Usage("an option without its value");
     }
-    // scripts/bench.sh runs every benchmark with Google Benchmark's options; those that mean nothing here are let be.
     if (name == "--rows") {
       options.rows = std::max(1ll, std::atoll(value.c_str()));
-    } else if (name == "--repetitions" || name == "--benchmark_repetitions") {
+    } else if (name == "--repetitions") {
       options.repetitions = std::max(1, std::atoi(value.c_str()));
     } else if (name == "--dir") {
       options.directory = value;
-    } else if (name.rfind("--benchmark_", 0) != 0) {
+    } else {
       Usage(("unknown option " + name).c_str());
     }
   }
@@ -205,23 +204,20 @@ std::string CpuName() {
 
 int Run(int argc, char** argv) {
   const Options options = Parse(argc, argv);
-  std::string command;
-  for (int i = 0; i < argc; ++i)
-    command += (i == 0 ? "" : " ") + (i == 0 ? fs::path(argv[0]).filename().string() : std::string(argv[i]));
-  fmt::print("CPU      {}, {} threads, vectors: {}\ncommand  {}\n", CpuName(), ThreadCount(), ActiveKernelTarget(),
-             command);
   fmt::print(
-      "pairs    [{}, {}] values, both sides mapped and in the page cache; medians of {} runs, quartiles in "
-      "brackets\n\n",
-      options.rows, kFeatures, options.repetitions);
+      "{}, {} threads, vectors: {}. Pairs of [{}, {}] values, both sides mapped and in the page cache; GB/s: medians "
+      "of {} "
+      "runs, quartiles in brackets.\n\n",
+      CpuName(), ThreadCount(), ActiveKernelTarget(), options.rows, kFeatures, options.repetitions);
   std::fflush(stdout);
 
   const Scratch scratch(options.directory);
   const fs::path subject_path = scratch.path() / "subject-f32";
   WriteTensor(subject_path, DType::kF32, options.rows, 1e-3f);
   const Mapped subject = MapTensor(subject_path, DType::kF32, options.rows);
-  fmt::print("{:<9} {:>22} {:>22} {:>6} {:>22} {:>6}\n", "pair", "read only, GB/s", "compare", "ratio", "--all-stats",
-             "ratio");
+  fmt::print("| {:<8} | {:>20} | {:>20} | {:>5} | {:>20} | {:>5} |\n", "pair", "read only", "compare", "ratio",
+             "--all-stats", "ratio");
+  fmt::print("|---|---|---|---|---|---|\n");
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const fs::path path = scratch.path() / fmt::format("reference-{}", Name(dtype));
     WriteTensor(path, dtype, options.rows, 0);
@@ -249,8 +245,9 @@ int Run(int argc, char** argv) {
         return fmt::format("{:.2f} [{:.2f}, {:.2f}]", spread.median, spread.low, spread.high);
       };
       const Spread read = SpreadOf(reading), compared = SpreadOf(comparing), detailed = SpreadOf(detailing);
-      fmt::print("{:<9} {:>22} {:>22} {:>6.2f} {:>22} {:>6.2f}\n", fmt::format("{}/f32", Name(dtype)), figure(read),
-                 figure(compared), compared.median / read.median, figure(detailed), detailed.median / read.median);
+      fmt::print("| {:<8} | {:>20} | {:>20} | {:>5.2f} | {:>20} | {:>5.2f} |\n", fmt::format("{}/f32", Name(dtype)),
+                 figure(read), figure(compared), compared.median / read.median, figure(detailed),
+                 detailed.median / read.median);
       std::fflush(stdout);
     }
     fs::remove(path);

@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
-# Runs every benchmark of build/release/bench: median and spread over repetitions, beside the machine and the flags.
+# Runs every benchmark and writes what they print, with the machine and each command, to bench/RESULTS.md.
+#   ROUNDS=N   how often each figure is measured (default 9)
 source "$(dirname "$0")/common.sh"
 BUILD=build/release
-repetitions=${REPETITIONS:-5}
-
-mapfile -t programs < <(find "$BUILD/bench" -maxdepth 1 -type f -executable -name '*_bench' 2>/dev/null | LC_ALL=C sort)
-((${#programs[@]} > 0)) || die "no benchmark in $BUILD/bench: make bench builds them"
+rounds=${ROUNDS:-9}
+[[ -x $BUILD/bench/diff_bench ]] || die "no benchmark in $BUILD/bench: make bench builds them"
 
 cache_value() { sed -nE "s/^$1:[A-Z]+=//p" "$BUILD/CMakeCache.txt" | tail -n 1; }
-echo "cpu:      $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $JOBS core(s) in use"
-echo "compiler: $($(cache_value CMAKE_CXX_COMPILER) --version | head -n 1)"
-echo "flags:    $(cache_value CMAKE_CXX_FLAGS_RELEASE) -ffp-contract=off ($(cache_value CMAKE_BUILD_TYPE))"
-for program in "${programs[@]}"; do
-  arguments=(--benchmark_repetitions="$repetitions" --benchmark_report_aggregates_only=true)
+results=$LOGS/RESULTS.md.new
+{
+  echo "# Results"
   echo
-  echo "\$ $program ${arguments[*]}"
-  output=$LOGS/$(basename "$program").txt
-  "$program" "${arguments[@]}" 2>&1 | tee "$output"
-  # A benchmark that disagrees with its reference reports an error and still exits 0.
-  ! grep -q 'ERROR OCCURRED' "$output" || die "$program: a benchmark stopped with an error, see above"
-done
+  echo "Written by \`make bench\`. CPU: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $JOBS cores in use;" \
+    "compiler: $($(cache_value CMAKE_CXX_COMPILER) --version | head -n 1);" \
+    "flags: \`$(cache_value CMAKE_CXX_FLAGS_RELEASE) -ffp-contract=off\`; load before the start: $(cut -d' ' -f1 /proc/loadavg)."
+} | tee "$results"
+
+# part TITLE COMMAND...: a section with the command and what it prints. A figure that could not be taken stops the run.
+part() {
+  local title=$1
+  shift
+  { printf '\n## %s\n\n`%s`\n\n' "$title" "$*" && "$@"; } 2>&1 | redact | tee -a "$results"
+}
+part "Comparing, beside only reading the same bytes" "$BUILD/bench/diff_bench" --repetitions "$rounds"
+part "Comparing, beside what people use" "$VENV_PYTHON" bench/peers.py --rounds "$rounds"
+
+mv "$results" bench/RESULTS.md
+echo
+echo "written: bench/RESULTS.md"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian 12 with Python 3.11 to where the project builds: Debian packages, .venv, pinned Python packages.
-#   scripts/setup.sh [lint]      lint: also the Debian packages that only `make lint`, `tidy` and `format` need
+#   scripts/setup.sh [lint|bench]   lint: also the Debian packages that only `make lint`, `tidy` and `format` need
+#                                   bench: also the programs that `make bench` measures us against
 # Free when nothing changed: each stage is skipped while the hash of its inputs equals its stamp under .venv/.stamps.
 source "$(dirname "$0")/common.sh"
 group=${1:-build}
-case $group in build | lint) ;; *) die "usage: scripts/setup.sh [lint]" ;; esac
+case $group in build | lint | bench) ;; *) die "usage: scripts/setup.sh [lint|bench]" ;; esac
 lock
 
 # --- Debian packages -----------------------------------------------------------------------------------------------
@@ -87,4 +88,13 @@ if ! is_stamped llama "$inputs"; then
   [[ ! -f $STAMPS/llama ]] || again=(--force-reinstall --no-deps --no-cache-dir)
   stage llama "set-up: installing llama-cpp-python (compiling llama.cpp takes some minutes the first time)" build_llama "${again[@]}"
   stamp llama "$inputs"
+fi
+
+# Beside the package's own, so that none of them can change a pinned version. The benchmark says which are not there.
+inputs=$(hash_of requirements/peers.txt "$python_version")
+if [[ $group == bench ]] && ! is_stamped peers "$inputs"; then
+  rm -rf "$VENV/peers"
+  stage peers "set-up: installing the programs to measure against" pip_install --no-deps --target "$VENV/peers" -r requirements/peers.txt ||
+    echo "set-up: they could not be installed; the benchmark goes on without them" >&2
+  [[ ! -d $VENV/peers ]] || stamp peers "$inputs"
 fi
