@@ -7,6 +7,7 @@
 #include "compare/kernel_loads-inl.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,11 +20,13 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Values whose exponents are held as bytes at once, and then counted.
+constexpr std::int64_t kBlock = 4096;
+// Values between two looks at whether a sign has flipped: mostly none has, and one look is cheaper than one count a value.
+constexpr std::int64_t kStretch = 256;
 // The exponent that stands for "equal": below every other, and still no overflow when shifted left by 23.
 constexpr std::int32_t kEqual = -255;
 constexpr int kMantissaBits = 23;
-// Values between two looks at whether a sign has flipped: mostly none has, and one look is cheaper than one count a value.
-constexpr std::int64_t kBlock = 256;
 
 using DF = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<DF>;
@@ -31,51 +34,129 @@ using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
 constexpr std::int32_t kScaledOfEqual = kEqual * (1 << kMantissaBits);
 
-// Counts of bytes. The additions are scalar, and run beside the vector arithmetic of later values in units that it leaves
-// idle. Several tables, so that an addition seldom waits for the one before it.
+// Exponents' differences as bytes, saturated: -128 stands for equal.
+// Most lie close together: a rounding error has half as many values for each power of two below its largest. So a few
+// neighbouring numbers are counted by comparing, a vector at a time, and the rest one by one.
 class ByteCounts {
  public:
-  // Eight bytes, at most 65535 times before Flush.
-  HWY_INLINE void Add(const std::int8_t* bytes) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes, sizeof(word));
-    for (auto& table : tables_) {
-      ++table[word & 0xFF];
-      word >>= 8;
-    }
-  }
-  HWY_INLINE void AddOne(std::int8_t byte) { ++tables_[0][static_cast<std::uint8_t>(byte)]; }
-
-  // bins[k + 128] += how often k was added.
-  void Flush(std::int64_t* bins) {
-    for (std::size_t k = 0; k < 256; ++k) {
-      std::int64_t sum = 0;
-      for (auto& table : tables_) {
-        sum += table[k];
-        table[k] = 0;
+  // bins[k + 128] += how often k is among bytes[0, count), count <= kBlock. There is room for a vector more behind them,
+  // which is overwritten.
+  HWY_INLINE void Add(std::int8_t* bytes, std::int64_t count, std::int64_t* bins) {
+    const hn::ScalableTag<std::int8_t> d8;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d8));
+    for (std::int64_t i = count; i % lanes != 0; ++i) bytes[i] = kEqualByte;
+    const std::int64_t padded = (count + lanes - 1) / lanes * lanes;
+    PlaceWindow(bytes, count, bins);
+    std::int64_t others = CountWindow(bytes, padded, bins);
+    const auto first = hn::Set(d8, static_cast<std::int8_t>(first_ - 1)),
+               last = hn::Set(d8, static_cast<std::int8_t>(first_ + kWindow)), equal = hn::Set(d8, kEqualByte);
+    for (std::int64_t i = 0; i < padded; i += lanes) {
+      const auto value = hn::LoadU(d8, bytes + i);
+      const auto outside =
+          hn::AndNot(hn::Eq(value, equal), hn::Not(hn::And(hn::Gt(value, first), hn::Lt(value, last))));
+      if (hn::AllFalse(d8, outside)) continue;
+      HWY_ALIGN std::uint8_t bits[hn::MaxLanes(d8) / 8 + 8];
+      hn::StoreMaskBits(d8, outside, bits);
+      for (std::int64_t word = 0; word < lanes; word += 64) {
+        std::uint64_t rest = 0;
+        std::memcpy(&rest, bits + word / 8, static_cast<std::size_t>(std::min<std::int64_t>(8, (lanes + 7) / 8)));
+        for (; rest != 0; rest &= rest - 1) {
+          ++bins[bytes[i + word + std::countr_zero(rest)] + 128];
+          ++others;
+        }
       }
-      bins[k ^ 0x80] += sum;
     }
+    bins[0] += count - others;
   }
 
  private:
-  std::uint16_t tables_[8][256] = {};
+  static constexpr std::int8_t kEqualByte = -128;
+  static constexpr int kWindow = 12;
+
+  // Returns how many were inside.
+  HWY_INLINE std::int64_t CountWindow(const std::int8_t* bytes, std::int64_t count, std::int64_t* bins) const {
+    const hn::ScalableTag<std::int8_t> d8;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d8));
+    // A byte counts to 255: as many vectors are added up before they are summed.
+    constexpr std::int64_t kMostAdditions = 255;
+    std::int64_t inside = 0;
+    for (std::int64_t begin = 0; begin < count; begin += kMostAdditions * lanes) {
+      const std::int64_t end = std::min(count, begin + kMostAdditions * lanes);
+      for (int k = first_; k < first_ + kWindow; k += 6) {
+        auto c0 = hn::Zero(d8), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0;
+        const auto number = [&](int j) { return hn::Set(d8, static_cast<std::int8_t>(k + j)); };
+        const auto k0 = number(0), k1 = number(1), k2 = number(2), k3 = number(3), k4 = number(4), k5 = number(5);
+        for (std::int64_t i = begin; i < end; i += lanes) {
+          const auto value = hn::LoadU(d8, bytes + i);
+          c0 = CountEqual(value, k0, c0);
+          c1 = CountEqual(value, k1, c1);
+          c2 = CountEqual(value, k2, c2);
+          c3 = CountEqual(value, k3, c3);
+          c4 = CountEqual(value, k4, c4);
+          c5 = CountEqual(value, k5, c5);
+        }
+        const std::int64_t counts[6] = {Sum(c0), Sum(c1), Sum(c2), Sum(c3), Sum(c4), Sum(c5)};
+        for (int j = 0; j < 6; ++j) {
+          bins[k + j + 128] += counts[j];
+          inside += counts[j];
+        }
+      }
+    }
+    return inside;
+  }
+
+  template <class V8>
+  static HWY_INLINE std::int64_t Sum(V8 counts) {
+    const hn::ScalableTag<std::uint8_t> du8;
+    const hn::ScalableTag<std::uint64_t> du64;
+    return static_cast<std::int64_t>(hn::GetLane(hn::SumOfLanes(du64, hn::SumsOf8(hn::BitCast(du8, counts)))));
+  }
+
+  // counts, plus one in each lane where value is k.
+  template <class V8>
+  static HWY_INLINE V8 CountEqual(V8 value, V8 k, V8 counts) {
+    const hn::DFromV<V8> d8;
+#if HWY_TARGET <= HWY_AVX3
+    // One masked addition; elsewhere a comparison is a vector of minus ones already.
+    return hn::IfThenElse(hn::Eq(value, k), hn::Add(counts, hn::Set(d8, 1)), counts);
+#else
+    return hn::Sub(counts, hn::VecFromMask(d8, hn::Eq(value, k)));
+#endif
+  }
+
+  // Around the number met most often so far, most of it below; at the very start, around the largest of the first few.
+  void PlaceWindow(const std::int8_t* bytes, std::int64_t count, const std::int64_t* bins) {
+    const std::int64_t* const often = std::max_element(bins + 1, bins + 256);
+    int most = static_cast<int>(often - bins) - 128;
+    if (*often == 0) most = *std::max_element(bytes, bytes + std::min<std::int64_t>(count, 64));
+    first_ = std::clamp(most - 8, -127, 127 - kWindow);
+  }
+
+  int first_ = 0;
 };
 
-// Writes the exponents' difference, one byte a lane, saturated; holds the largest |a-b| / 2^exponent(a) in `most`: its
-// exponent above its mantissa, which order as integers do.
+// Exponents' differences above the mantissa of the difference, kScaledOfEqual where equal: such numbers order as integers.
 //   least: the least exponent, where a float has it
-HWY_INLINE void ExponentStep(VF a, VF b, VI least, std::int8_t* bytes, VI& most) {
+HWY_INLINE VI ScaledDifference(VF a, VF b, VI least) {
   const DI di;
-  const hn::Rebind<std::int8_t, DI> di8;
   const VI d_bits = hn::BitCast(di, hn::Abs(hn::Sub(a, b)));
   const VI a_exponent = hn::Max(hn::And(hn::BitCast(di, a), hn::Set(di, 0x7F800000)), least);
   // The mantissa of the difference stays behind, below the exponents' difference, and cannot borrow from it.
   const VI above = hn::Sub(d_bits, a_exponent);
-  const auto is_equal = hn::Lt(d_bits, hn::Set(di, 1 << kMantissaBits));
-  const VI scaled = hn::IfThenElse(is_equal, hn::Set(di, kScaledOfEqual), above);
-  most = hn::Max(most, scaled);
-  hn::StoreU(hn::DemoteTo(di8, hn::ShiftRight<kMantissaBits>(scaled)), di8, bytes);
+  return hn::IfThenElse(hn::Lt(d_bits, hn::Set(di, 1 << kMantissaBits)), hn::Set(di, kScaledOfEqual), above);
+}
+
+// The lanes of both, saturated, in whatever order: they are only counted.
+HWY_INLINE void StoreBytes(VI first, VI second, std::int8_t* bytes) {
+#if HWY_TARGET == HWY_SCALAR
+  const hn::Rebind<std::int8_t, DI> di8;
+  hn::StoreU(hn::DemoteTo(di8, first), di8, bytes);
+  hn::StoreU(hn::DemoteTo(di8, second), di8, bytes + 1);
+#else
+  const hn::Repartition<std::int16_t, DI> di16;
+  const hn::Rebind<std::int8_t, decltype(di16)> di8;
+  hn::StoreU(hn::DemoteTo(di8, hn::ReorderDemote2To(di16, first, second)), di8, bytes);
+#endif
 }
 
 // Lanes in which neither is zero or subnormal, and the signs differ.
@@ -91,57 +172,54 @@ void Exponents(const void* a_values, const void* b_values, std::int64_t count, i
                std::ptrdiff_t a_next, std::ptrdiff_t b_next, ExponentSums& sums) {
   const DF df;
   const DI di;
+  const hn::Rebind<std::int8_t, DI> di8;
   const auto* a = static_cast<const A*>(a_values);
   const auto* b = static_cast<const B*>(b_values);
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(df));
   const VI least = hn::Set(di, (least_exponent + 127) * (1 << kMantissaBits));
-  HWY_ALIGN std::int8_t bytes[2 * kBlock];  // the block before and this one, in turn
-  VI most = hn::Set(di, kScaledOfEqual);
+  HWY_ALIGN std::int8_t bytes[kBlock + hn::MaxLanes(hn::ScalableTag<std::int8_t>())];
+  VI most0 = hn::Set(di, kScaledOfEqual), most1 = most0;
   ByteCounts counts;
-  std::int64_t until_flush = 65535;
-  std::int64_t begin = 0;
-  const std::int8_t* before = nullptr;
-  for (; begin + kBlock <= count; begin += kBlock) {
-    std::int8_t* const now = bytes + (begin & kBlock);
-    VI signs = hn::Zero(di);
-    for (std::int64_t i = 0; i < kBlock; i += lanes) {
-      __builtin_prefetch(reinterpret_cast<const char*>(a + begin + i) + a_next, 0, 2);
-      __builtin_prefetch(reinterpret_cast<const char*>(b + begin + i) + b_next, 0, 2);
-      const VF x = LoadF32(df, a + begin + i), y = LoadF32(df, b + begin + i);
-      signs = hn::Or(signs, hn::BitCast(di, hn::Xor(x, y)));
-      ExponentStep(x, y, least, now + i, most);
-      if (before == nullptr) continue;
-      if (lanes % 8 == 0) {
-        for (std::int64_t j = 0; j < lanes; j += 8) counts.Add(before + i + j);
-      } else {
-        for (std::int64_t j = 0; j < lanes; ++j) counts.AddOne(before[i + j]);
+  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+    const std::int64_t now = std::min(kBlock, count - begin);
+    const A* const a_now = a + begin;
+    const B* const b_now = b + begin;
+    std::int64_t i = 0;
+    for (; i + kStretch <= now; i += kStretch) {
+      VI signs = hn::Zero(di);
+      for (std::int64_t j = i; j < i + kStretch; j += 2 * lanes) {
+        __builtin_prefetch(reinterpret_cast<const char*>(a_now + j) + a_next, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(b_now + j) + b_next, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(a_now + j + lanes) + a_next, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(b_now + j + lanes) + b_next, 0, 2);
+        const VF x0 = LoadF32(df, a_now + j), y0 = LoadF32(df, b_now + j);
+        const VF x1 = LoadF32(df, a_now + j + lanes), y1 = LoadF32(df, b_now + j + lanes);
+        signs = hn::Or(signs, hn::BitCast(di, hn::Or(hn::Xor(x0, y0), hn::Xor(x1, y1))));
+        const VI scaled0 = ScaledDifference(x0, y0, least), scaled1 = ScaledDifference(x1, y1, least);
+        most0 = hn::Max(most0, scaled0);
+        most1 = hn::Max(most1, scaled1);
+        StoreBytes(hn::ShiftRight<kMantissaBits>(scaled0), hn::ShiftRight<kMantissaBits>(scaled1), bytes + j);
+      }
+      if (hn::AllFalse(di, hn::Lt(signs, hn::Zero(di)))) continue;
+      for (std::int64_t j = i; j < i + kStretch; j += lanes) {
+        sums.sign_flips += CountFlips(LoadF32(df, a_now + j), LoadF32(df, b_now + j));
       }
     }
-    before = now;
-    if (hn::CountTrue(di, hn::Lt(signs, hn::Zero(di))) > 0) {
-      for (std::int64_t i = 0; i < kBlock; i += lanes) {
-        sums.sign_flips += CountFlips(LoadF32(df, a + begin + i), LoadF32(df, b + begin + i));
-      }
+    for (; i < now; i += lanes) {
+      // Filled up with zeros, which are equal and flip no sign; their bytes are not counted.
+      HWY_ALIGN A a_rest[hn::MaxLanes(df)] = {};
+      HWY_ALIGN B b_rest[hn::MaxLanes(df)] = {};
+      const auto rest = static_cast<std::size_t>(std::min(lanes, now - i));
+      std::memcpy(a_rest, a_now + i, rest * sizeof(A));
+      std::memcpy(b_rest, b_now + i, rest * sizeof(B));
+      const VI scaled = ScaledDifference(LoadF32(df, a_rest), LoadF32(df, b_rest), least);
+      most0 = hn::Max(most0, scaled);
+      sums.sign_flips += CountFlips(LoadF32(df, a_rest), LoadF32(df, b_rest));
+      hn::StoreU(hn::DemoteTo(di8, hn::ShiftRight<kMantissaBits>(scaled)), di8, bytes + i);
     }
-    if ((until_flush -= kBlock) < kBlock) {
-      counts.Flush(sums.bins.data());
-      until_flush = 65535;
-    }
+    counts.Add(bytes, now, sums.bins.data());
   }
-  for (std::int64_t i = 0; before != nullptr && i < kBlock; ++i) counts.AddOne(before[i]);
-  for (; begin < count; begin += lanes) {
-    // Filled up with zeros, which are equal and flip no sign; their bytes are not counted.
-    HWY_ALIGN A a_rest[hn::MaxLanes(df)] = {};
-    HWY_ALIGN B b_rest[hn::MaxLanes(df)] = {};
-    const auto rest = static_cast<std::size_t>(std::min(lanes, count - begin));
-    std::memcpy(a_rest, a + begin, rest * sizeof(A));
-    std::memcpy(b_rest, b + begin, rest * sizeof(B));
-    ExponentStep(LoadF32(df, a_rest), LoadF32(df, b_rest), least, bytes, most);
-    sums.sign_flips += CountFlips(LoadF32(df, a_rest), LoadF32(df, b_rest));
-    for (std::size_t i = 0; i < rest; ++i) counts.AddOne(bytes[i]);
-  }
-  counts.Flush(sums.bins.data());
-  const std::int32_t scaled = hn::GetLane(hn::MaxOfLanes(di, most));
+  const std::int32_t scaled = hn::GetLane(hn::MaxOfLanes(di, hn::Max(most0, most1)));
   const std::int32_t exponent = scaled >> kMantissaBits, mantissa = scaled & ((1 << kMantissaBits) - 1);
   if (exponent == kEqual) return;
   sums.max_scaled = std::max(sums.max_scaled, std::ldexp(1 + mantissa * 0x1p-23, exponent));
