@@ -55,7 +55,7 @@ int Run(const Options& options) {
   Trace reference = OpenTrace(options.reference);
   Trace subject = OpenTrace(options.subject);
   if (!options.map.empty()) UseMap(options, reference, subject);
-  const auto line = ProgressLine("comparing");
+  const auto line = ProgressLine("comparing", "values");
   std::mutex one_at_a_time;
   DiffOptions how;
   how.all_stats = options.all_stats;

@@ -8,6 +8,8 @@
 namespace paritrace::cli {
 
 // The callback redraws at most ten times a second and wipes its line when done == total.
-[[nodiscard]] std::function<void(std::size_t done, std::size_t total)> ProgressLine(std::string what);
+//   unit: of what is counted, for a rate in thousands of millions a second; "": no rate.
+[[nodiscard]] std::function<void(std::size_t done, std::size_t total)> ProgressLine(std::string what,
+                                                                                    std::string unit = "");
 
 }  // namespace paritrace::cli
