@@ -12,6 +12,7 @@
 #include "core/output_file.h"
 #include "core/text.h"
 #include "formats/json.h"
+#include "formats/safetensors_salvage.h"
 
 namespace paritrace {
 namespace {
@@ -81,6 +82,11 @@ class EntryReader {
     return {begin, end, 0};
   }
 
+  [[nodiscard]] bool IsWithin(std::uint64_t data_size) const {
+    const Json& value = Member("data_offsets");
+    return !value.is_array() || value.size() != 2 || Count(value[1], "an offset") <= data_size;
+  }
+
   [[nodiscard]] const std::string& place() const { return place_; }
 
  private:
@@ -110,6 +116,24 @@ Json ReadMetadata(const InputFile& file, const Json& metadata) {
     }
   }
   return metadata;
+}
+
+Json ReadHeader(std::string_view text, const std::string& file, bool unfinished) {
+  if (!unfinished) return ParseJson(text, file, kHeader, kMaxDepth);
+  // From a copy: the writer may be at work on the mapped bytes.
+  const std::string copy(text);
+  try {
+    return ParseJson(copy, file, kHeader, kMaxDepth);
+  } catch (const FormatError&) {
+    for (const std::string& part : SalvagedHeaders(copy)) {
+      try {
+        return ParseJson(part, file, kHeader, kMaxDepth);
+      } catch (const FormatError&) {
+        continue;
+      }
+    }
+    throw;
+  }
 }
 
 // Tensors must cover the data without gap or overlap: a gap hides data, an overlap makes two tensors of one.
@@ -147,7 +171,7 @@ std::optional<TensorFile> TryReadSafetensors(std::shared_ptr<const InputFile> fi
   }
   const auto text = bytes.Take(length, "header");
   const Json header =
-      ParseJson({reinterpret_cast<const char*>(text.data()), text.size()}, file->name(), kHeader, kMaxDepth);
+      ReadHeader({reinterpret_cast<const char*>(text.data()), text.size()}, file->name(), options.unfinished);
   const auto data = bytes.Take(bytes.left(), "data");
 
   TensorFile result{.format = "safetensors", .tensors = {}, .metadata = Json::object(), .files = {file}};
@@ -161,13 +185,15 @@ std::optional<TensorFile> TryReadSafetensors(std::shared_ptr<const InputFile> fi
     TensorView tensor{name, reader.ReadDType(), reader.ReadShape(), {}};
     const auto size = ByteCount(tensor.shape, tensor.dtype);
     if (!size) throw FormatError(file->name(), reader.place(), "a shape that fits in memory", ToString(tensor.shape));
+    // The writer may have come further since the file was opened.
+    if (options.unfinished && !reader.IsWithin(data.size())) continue;
     Range range = reader.ReadRange(static_cast<std::uint64_t>(*size), data.size());
     range.tensor = result.tensors.size();
     tensor.bytes = data.subspan(range.begin, range.end - range.begin);
     ranges.push_back(range);
     result.tensors.push_back(std::move(tensor));
   }
-  CheckCoverage(result, std::move(ranges), data.size(), options.allow_trailing_bytes);
+  CheckCoverage(result, std::move(ranges), data.size(), options.unfinished);
   return result;
 }
 

@@ -16,8 +16,9 @@ namespace paritrace {
 inline constexpr std::string_view kSafetensorsMetadataKey = "__metadata__";
 
 struct SafetensorsOptions {
-  // Bytes behind the last tensor are no error: a writer that was killed between data and header leaves them.
-  bool allow_trailing_bytes = false;
+  // The file is being written, or its writer was killed: bytes behind the last tensor are no error, what stands behind the
+  // header's object or is torn there is left out, and so are tensors whose data is not there yet.
+  bool unfinished = false;
 };
 
 // nullopt: not a safetensors file (which has no magic: the ninth byte must be '{'), let another reader try.

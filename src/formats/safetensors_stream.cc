@@ -52,8 +52,9 @@ std::string SafetensorsStream::Tail() const {
   return fmt::format("{}{}}}", comma ? "," : "", metadata_);
 }
 
-// Writes only what changed: rewriting the whole header for each tensor would cost quadratic time, and a kill in the middle of
-// a long write could tear it.
+// Writes only what changed: rewriting the whole header for each tensor would cost quadratic time. A kill can cut a write at a
+// page's end. So the first byte, which turns the closing brace into a comma, comes last: until then the header is the old
+// one, with something behind it that readers of unfinished files leave out.
 void SafetensorsStream::WriteTail() {
   const std::string tail = Tail();
   const std::uint64_t used = 1 + entries_.size() + tail.size();
@@ -62,7 +63,9 @@ void SafetensorsStream::WriteTail() {
   text += entries_.substr(written_);
   text += tail;
   if (used < used_) text.append(used_ - used, ' ');
-  file_->WriteAt(kLengthBytes + (written_ == 0 ? 0 : 1 + written_), text);
+  const std::uint64_t at = kLengthBytes + (written_ == 0 ? 0 : 1 + written_);
+  file_->WriteAt(at + 1, std::string_view(text).substr(1));
+  file_->WriteAt(at, std::string_view(text).substr(0, 1));
   written_ = entries_.size();
   used_ = used;
 }

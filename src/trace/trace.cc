@@ -212,7 +212,7 @@ class DirectoryReader {
     const std::string path = PathInside(name, place);
     auto file = MapFile(path);
     // The last tensor of an engine that died may lie behind the header's last entry.
-    auto tensors = TryReadSafetensors(file, {.allow_trailing_bytes = !header.complete});
+    auto tensors = TryReadSafetensors(file, {.unfinished = !header.complete});
     if (!tensors) throw FormatError(path, 0, "a safetensors file", "another format");
     shard = std::make_unique<Shard>(Shard{*std::move(tensors), {}});
     for (const TensorView& tensor : shard->file.tensors) shard->tensors.emplace(tensor.name, &tensor);
@@ -261,7 +261,7 @@ TraceHeader HeaderOf(const TensorFile& file, const std::string& path) {
 TensorFile ReadSingleFile(const std::string& path) {
   const auto file = MapFile(path);
   // Only the header inside tells whether the file is still being written.
-  if (auto open = TryReadSafetensors(file, {.allow_trailing_bytes = true}); open && !HeaderOf(*open, path).complete)
+  if (auto open = TryReadSafetensors(file, {.unfinished = true}); open && !HeaderOf(*open, path).complete)
     return *std::move(open);
   return ReadTensorFile(file);
 }

@@ -1,5 +1,6 @@
 #include "trace/trace_writer.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <unordered_set>
@@ -7,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "core/directory_lock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -51,10 +53,15 @@ class DirectorySink final : public Sink {
  public:
   DirectorySink(const std::string& path, bool overwrite, bool keep_values, const Json& header)
       : path_(path), keep_values_(keep_values) {
-    const bool replaced = CheckReplaceable(overwrite);
     std::error_code error;
+    const bool there = fs::exists(fs::symlink_status(path_, error));
+    if (there && !fs::is_directory(path_, error))
+      throw UsageError(fmt::format("{}: exists and is no directory", path_.string()));
     fs::create_directories(path_, error);
     if (error) throw UsageError(fmt::format("{}: cannot be written: {}", path, error.message()));
+    lock_ = DirectoryLock::Try(path);
+    if (!lock_) throw TraceTakenError(fmt::format("{}: another process is writing a trace there", path));
+    const bool replaced = CheckReplaceable(overwrite);
     // The header first: a directory without one would no longer be known as a trace.
     WriteHeader(header);
     if (replaced) RemoveOldTensors();
@@ -81,13 +88,14 @@ class DirectorySink final : public Sink {
   // True if a trace is there and may go.
   [[nodiscard]] bool CheckReplaceable(bool overwrite) const {
     std::error_code error;
-    if (!fs::exists(fs::symlink_status(path_, error))) return false;
-    if (!fs::is_directory(path_, error))
-      throw UsageError(fmt::format("{}: exists and is no directory", path_.string()));
-    if (fs::is_empty(path_, error) && !error) return false;
+    const bool empty =
+        std::all_of(fs::directory_iterator(path_, error), fs::directory_iterator(),
+                    [](const auto& entry) { return entry.path().filename().string().starts_with(kRankFolder); });
+    if (empty && !error) return false;
     if (!IsTrace()) throw UsageError(fmt::format("{}: exists and is no trace; choose another name", path_.string()));
     if (!overwrite)
-      throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path_.string()));
+      throw TraceTakenError(
+          fmt::format("{}: a trace exists there already; overwriting must be asked for", path_.string()));
     return true;
   }
 
@@ -120,6 +128,7 @@ class DirectorySink final : public Sink {
 
   fs::path path_;
   bool keep_values_;
+  std::optional<DirectoryLock> lock_;
   std::optional<OutputFile> index_;
   std::optional<SafetensorsStream> shard_;
   std::string shard_name_;
@@ -146,14 +155,14 @@ class SingleFileSink final : public Sink {
     if (!fs::exists(fs::symlink_status(path, error))) return;
     if (!IsTrace(path)) throw UsageError(fmt::format("{}: exists and is no trace of ours; choose another name", path));
     if (!overwrite)
-      throw UsageError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path));
+      throw TraceTakenError(fmt::format("{}: a trace exists there already; overwriting must be asked for", path));
   }
 
   static bool IsTrace(const std::string& path) {
     std::error_code error;
     if (!fs::is_regular_file(path, error)) return false;
     try {
-      const auto file = TryReadSafetensors(MapFile(path), {.allow_trailing_bytes = true});
+      const auto file = TryReadSafetensors(MapFile(path), {.unfinished = true});
       if (!file) return false;
       const auto text = file->metadata.find(kHeaderMetadataKey);
       return text != file->metadata.end() && IsOurHeader(ParseJson(text->get<std::string>(), path, "header"));
@@ -183,7 +192,7 @@ struct TraceWriter::State {
   std::unique_ptr<Sink> sink;
   std::unordered_set<std::string> keys;
   std::int64_t seq = 0;
-  bool digest = false;
+  Mode mode = Mode::kFull;
   bool closed = false;
 
   void Merge(const Json& changes, std::string_view status) {
@@ -203,7 +212,7 @@ struct TraceWriter::State {
 TraceWriter::TraceWriter(std::string path, Json header, Mode mode, bool overwrite) : state_(std::make_unique<State>()) {
   state_->header = {{"format", kTraceFormat}};  // first in the file
   state_->Merge(header, "open");
-  state_->digest = mode == Mode::kDigest;
+  state_->mode = mode;
   state_->sink = MakeSink(path, state_->header, mode, overwrite);
 }
 
@@ -211,23 +220,38 @@ TraceWriter::~TraceWriter() = default;
 
 void TraceWriter::Record(int step, std::string_view name, std::string_view site, const TensorView& tensor) {
   if (state_->closed) throw InternalError("Record on a closed trace");
+  Append(Describe(step, name, site, tensor));
+}
+
+TraceWriter::Entry TraceWriter::Describe(int step, std::string_view name, std::string_view site,
+                                         const TensorView& tensor) const {
   if (ByteCount(tensor.shape, tensor.dtype) != static_cast<std::int64_t>(tensor.bytes.size())) {
     throw InternalError(fmt::format("tensor {}: {} bytes are not {} {}", Quoted(name), tensor.bytes.size(),
                                     Name(tensor.dtype), ToString(tensor.shape)));
   }
+  Entry entry{.index = {{"seq", 0}, {"step", step}}, .tensor = tensor};
   const std::string valid_name = ValidUtf8(name);
-  TensorView keyed = tensor;
-  keyed.name = state_->UniqueKey(fmt::format("{}/{}", step, site.empty() ? std::string_view(valid_name) : site));
-  Json index = {{"seq", state_->seq}, {"step", step}, {"name", valid_name}};
+  entry.tensor.name = fmt::format("{}/{}", step, site.empty() ? std::string_view(valid_name) : site);
+  Json& index = entry.index;
+  index["name"] = valid_name;
   if (!site.empty()) index["site"] = site;
   index["shape"] = tensor.shape;
   index["dtype"] = Name(tensor.dtype);
   index["hash"] = HashBytes(tensor.bytes);
   index["stats"] = TensorStats(tensor, site);
-  if (state_->digest) AddDigest(tensor, site, index);
-  state_->sink->Record(keyed, std::move(index));
+  if (state_->mode == Mode::kDigest) AddDigest(tensor, site, index);
+  return entry;
+}
+
+void TraceWriter::Append(Entry entry) {
+  if (state_->closed) throw InternalError("Record on a closed trace");
+  entry.tensor.name = state_->UniqueKey(entry.tensor.name);
+  entry.index["seq"] = state_->seq;
+  state_->sink->Record(entry.tensor, std::move(entry.index));
   ++state_->seq;
 }
+
+TraceWriter::Mode TraceWriter::mode() const { return state_->mode; }
 
 void TraceWriter::UpdateHeader(const Json& header) {
   if (state_->closed) throw InternalError("UpdateHeader on a closed trace");

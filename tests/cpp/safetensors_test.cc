@@ -141,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Safetensors, TrailingBytesAreForOpenTracesOnly) {
   const auto file = InMemory(SafetensorsBytes(R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 9));
-  EXPECT_EQ(TryReadSafetensors(file, {.allow_trailing_bytes = true})->tensors.size(), 1u);
+  EXPECT_EQ(TryReadSafetensors(file, {.unfinished = true})->tensors.size(), 1u);
 }
 
 TEST(Safetensors, WrittenFilesReadBack) {
