@@ -1,4 +1,6 @@
-"""The `paritrace` command: `capture` runs here, because the engines are Python; all else is the bundled program."""
+"""The `paritrace` command: `capture` and `import` run here, because the engines and pickles are Python; all else is the
+bundled program.
+"""
 
 import importlib.util
 import os
@@ -26,6 +28,10 @@ def main():
         from paritrace.cli import main as capture
 
         return capture(arguments[1:])
+    if arguments[:1] == ["import"]:
+        from paritrace.readers.cli import main as read
+
+        return read(arguments[1:])
     path = program()
     if path is None:
         print(
@@ -33,7 +39,7 @@ def main():
             file=sys.stderr,
         )
         return 2
-    # The program hands `capture` back to Python, and must find the interpreter that has this package.
+    # The program hands `capture` and `import` back to Python, and must find the interpreter that has this package.
     os.environ["PARITRACE_PYTHON"] = sys.executable
     os.execv(path, [str(path), *arguments])
 

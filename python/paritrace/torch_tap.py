@@ -325,7 +325,7 @@ class TorchTap:
         self._known[id(value)] = (weakref.ref(value), version, site)
         if not site and self.recording.site_of(name):
             name = f"{name}:out"  # so that no reader maps it by the rules
-        array, dtype, shape = _to_numpy(self._arrange(value.detach(), site))
+        array, dtype, shape = to_numpy(self._arrange(value.detach(), site))
         self.recording.record(name, array, site, dtype, shape)
 
     def _arrange(self, value, site):
@@ -369,7 +369,7 @@ def _parts(output):
     return list(enumerate(output)) if isinstance(output, (tuple, list)) else [(0, output)]
 
 
-def _to_numpy(value):
+def to_numpy(value):
     """(array, dtype name or None, shape or None) of a tensor on any device; bf16 and 8-bit floats as raw integers."""
     value = value.cpu().contiguous().resolve_conj().resolve_neg()
     raw = _RAW_TYPES.get(value.dtype)

@@ -54,6 +54,9 @@ void UseMap(const Options& options, Trace& reference, Trace& subject) {
 int Run(const Options& options) {
   Trace reference = OpenTrace(options.reference);
   Trace subject = OpenTrace(options.subject);
+  for (const Trace* trace : {&reference, &subject}) {
+    if (!trace->hint.empty() && !options.outputs.quiet) fmt::print(stderr, "paritrace: {}\n", trace->hint);
+  }
   if (!options.map.empty()) UseMap(options, reference, subject);
   const auto line = ProgressLine("comparing", "values");
   std::mutex one_at_a_time;

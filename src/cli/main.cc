@@ -23,26 +23,31 @@ int Fail(int code, const char* what) {
   return code;
 }
 
-// `capture` needs the engines, which live in Python; the same interpreter that installed us is used where it is known.
-int RunCapture(int argc, char** argv) {
+// `capture` needs the engines and `import` the unpicklers, which live in Python; the same interpreter that installed us is
+// used where it is known.
+int RunPython(int argc, char** argv) {
   const char* python = std::getenv("PARITRACE_PYTHON");
   std::vector<char*> arguments = {const_cast<char*>(python != nullptr ? python : "python3"), const_cast<char*>("-m"),
                                   const_cast<char*>("paritrace")};
   for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
-  return Fail(kBadInput, "capture needs python3 with the paritrace package: pip install paritrace");
+  return Fail(kBadInput,
+              fmt::format("{} needs python3 with the paritrace package: pip install paritrace", argv[1]).c_str());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 1 && std::string_view(argv[1]) == "capture") return RunCapture(argc, argv);
+  if (argc > 1 && (std::string_view(argv[1]) == "capture" || std::string_view(argv[1]) == "import"))
+    return RunPython(argc, argv);
   CLI::App app{"Finds out why an inference engine does not give the same answer as the reference.", "paritrace"};
   app.set_version_flag("--version", "paritrace " PARITRACE_VERSION);
   app.require_subcommand(1);
   app.footer(
       "paritrace capture hf|llamacpp … records an engine (python -m paritrace capture --help).\n"
+      "paritrace import torch|msprobe|raw IN -o TRACE reads what needs Python, or a shape (python -m paritrace import "
+      "--help).\n"
       "Exit codes: 0 parity, 1 diverged, 2 bad usage or input, 3 nothing to compare.");
   int exit_code = 0;
   paritrace::cli::AddDiff(app, exit_code);

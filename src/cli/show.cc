@@ -106,6 +106,7 @@ void Print(const Trace& trace, const Options& options, const std::vector<const T
 
 void Show(const Options& options) {
   const Trace trace = OpenTrace(options.trace);
+  if (!trace.hint.empty()) fmt::print(stderr, "paritrace: {}\n", trace.hint);
   const std::vector<const TraceEntry*> entries = Select(trace, options);
   if (!options.npy.empty()) WriteValues(options, entries);
   if (!options.json.empty()) {

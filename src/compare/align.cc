@@ -18,6 +18,14 @@ bool IsScoreSite(std::string_view site) { return EndsWith(site, "attn.scores") |
 // Where an engine that needs only the last token's logits may have dropped the other rows already.
 bool MayHoldLastRowsOnly(std::string_view site) { return site == "logits" || site == "final_norm"; }
 
+// Likewise within its last layer, behind the attention: what llama.cpp drops before it adds the residual stream.
+bool MayHoldLastRowOnly(std::string_view site) {
+  if (!site.starts_with("layers.")) return false;
+  const std::string_view part = site.substr(std::min(site.find('.', 7), site.size()));
+  return part == ".attn.residual" || part == ".attn.post_norm" || part == ".out" || part.starts_with(".mlp.") ||
+         part.starts_with(".moe.");
+}
+
 // A tensor read as rows of features. heads > 1: stored [heads, rows, features / heads]; else row after row.
 struct Reading {
   std::int64_t rows, features, heads;
@@ -310,7 +318,7 @@ class Aligner {
       std::int64_t most = rows;
       for (const Shape& shape : {pair.shape, pair.subject_shape})
         most = std::max(most, shape.size() >= 2 ? shape.front() : 1);
-      if (MayHoldLastRowsOnly(pair.site) && rows < most)
+      if ((MayHoldLastRowsOnly(pair.site) || MayHoldLastRowOnly(pair.site)) && rows < most)
         pair.note = fmt::format("the last {} of {} tokens", rows, most);
     }
     pairs_.push_back(std::move(pair));
@@ -422,8 +430,8 @@ std::vector<LayoutCandidate> ReadShapes(const ShapePair& shapes, std::string& re
         rows = *shapes.rows;
         if (r_skip + rows > r.rows || s_skip + rows > s.rows) continue;
       } else if (r.rows != s.rows) {
-        if (!MayHoldLastRowsOnly(shapes.site)) continue;
         rows = std::min(r.rows, s.rows);
+        if (!MayHoldLastRowsOnly(shapes.site) && !(rows == 1 && MayHoldLastRowOnly(shapes.site))) continue;
         r_skip = r.rows - rows;
         s_skip = s.rows - rows;
       }

@@ -14,6 +14,7 @@
 
 #include "compare/align.h"
 #include "compare/digest_judge.h"
+#include "compare/evidence_judge.h"
 #include "compare/judge.h"
 #include "compare/relations.h"
 #include "compare/routing.h"
@@ -277,7 +278,7 @@ class Differ {
   void EstimateSite(const EntryPair& pair, std::size_t index, SiteDiff& site) const {
     const double allowed = Allowed(pair, index, rows_);
     auto found = JudgeDigestPair(pair, allowed, RowOrderMayDiffer(pair.site, reference_.header, subject_.header));
-    if (!found) return;  // stays missing on one side
+    if (!found) return UseEvidence(pair, index, site);
     site.compared = true;
     site.allowed = allowed;
     site.layout = found->reading.layout;
@@ -288,6 +289,28 @@ class Differ {
     site.status = found->diverged ? SiteStatus::kDiverged : SiteStatus::kWithinNoise;
     if (found->row) site.diverged_position = pair.first_position + *found->row;
     site.note = std::move(found->note);
+  }
+
+  // Stays missing on one side where the evidence decides nothing.
+  void UseEvidence(const EntryPair& pair, std::size_t index, SiteDiff& site) const {
+    if (!HasEvidence(*pair.reference, *pair.subject)) return;
+    const ErrorBounds bounds{.row = Allowed(pair, index, std::max<std::int64_t>(rows_, 1)),
+                             .value = Allowed(pair, index, std::max<std::int64_t>(total_, 1))};
+    EvidenceJudgement found =
+        JudgeEvidence(pair, bounds, RowOrderMayDiffer(pair.site, reference_.header, subject_.header));
+    site.allowed = bounds.row;
+    site.evidence = std::move(found.json);
+    site.relation = std::move(found.relation);
+    const bool hashes = !pair.reference->hash.empty() && !pair.subject->hash.empty();
+    const bool hashed =
+        pair.reference->hash.starts_with("blake3:") || pair.subject->hash.starts_with("blake3:") || hashes;
+    site.note = hashed ? "the hashes differ; " + found.note : found.note;
+    switch (found.verdict) {
+      case EvidenceVerdict::kUndecided: site.undecided = true; return;
+      case EvidenceVerdict::kAgrees: site.status = SiteStatus::kWithinNoise; return;
+      case EvidenceVerdict::kDiverged: site.status = SiteStatus::kDiverged; break;
+    }
+    if (found.row) site.diverged_position = pair.first_position + *found.row;
   }
 
   // The softmax turns an absolute error of a score into a relative one of a probability: its condition is the size of
@@ -453,8 +476,15 @@ class Differ {
     if (counts.Compared() == 0) {
       result.verdict = Verdict::kIncomparable;
       result.first_divergence.reset();
+      const auto undecided =
+          std::count_if(result.sites.begin(), result.sites.end(), [](const SiteDiff& site) { return site.undecided; });
       if (result.tokens) {
         result.reason = result.tokens->statement;
+      } else if (undecided > 0) {
+        result.reason = fmt::format(
+            "nothing contradicts, but none of the {} common sites has values to compare: hashes, statistics or coarse "
+            "prints alone show no parity",
+            undecided);
       } else if (counts.shape_mismatch > 0) {
         result.reason = fmt::format("no site has the same shape on both sides; first, {}: {}",
                                     FirstOf(result, SiteStatus::kShapeMismatch).site,
@@ -464,6 +494,16 @@ class Differ {
       }
     } else if (result.first_divergence) {
       result.verdict = Verdict::kDiverged;
+    } else if (const auto undecided = std::count_if(result.sites.begin(), result.sites.end(),
+                                                    [](const SiteDiff& site) { return site.undecided; });
+               undecided > 0) {
+      // Parity is a word about the whole: it is not said where sites are known to hold something that was not compared.
+      result.verdict = Verdict::kIncomparable;
+      result.reason = fmt::format(
+          "nothing contradicts, but at {} of {} common sites there are no values to compare: hashes, statistics or "
+          "coarse "
+          "prints alone show no parity",
+          undecided, undecided + counts.Compared());
     } else {
       result.verdict = counts.within_noise > 0 ? Verdict::kWithinNoise : Verdict::kIdentical;
     }

@@ -62,6 +62,9 @@ struct SiteDiff {
   double allowed = 0;                             // rms(difference) / rms(reference) that rounding explains here
   nlohmann::ordered_json relation;                // null, or what alignment had to assume
   std::string note;
+  // Where a side has neither values nor a digest, only a dump's evidence (evidence_judge.h): what there was; else null.
+  nlohmann::ordered_json evidence;
+  bool undecided = false;  // both sides know something of the tensor that neither contradicts nor shows parity
 };
 
 struct FirstDivergence {

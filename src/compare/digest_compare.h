@@ -52,7 +52,8 @@ enum class DigestMethod {
                                                              const PairLayout& layout,
                                                              DigestMethod method = DigestMethod::kSketch);
 
-// True where the hashes are those of the same bytes of one type. A side that has its values is hashed anew.
+// True where the hashes are those of the same bytes of one type, or (BLAKE3) of the same values as f32. A side that has its
+// values is hashed anew.
 [[nodiscard]] bool SameByHash(const TraceEntry& reference, const TraceEntry& subject);
 
 }  // namespace paritrace

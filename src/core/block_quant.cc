@@ -4,24 +4,12 @@
 #include <bit>
 #include <cstring>
 
-#include "core/cpu_target.h"
-#include "core/decode.h"
+#include "core/block_layouts-inl.h"
 
 namespace paritrace {
 namespace {
 
-constexpr int kSuper = 256;  // values in a K-quant's block, QK_K
-
-PARITRACE_ALWAYS_INLINE std::uint32_t U8(const std::byte* at) { return std::to_integer<std::uint32_t>(*at); }
-PARITRACE_ALWAYS_INLINE int I8(const std::byte* at) { return static_cast<std::int8_t>(*at); }
-
-PARITRACE_ALWAYS_INLINE std::uint16_t U16(const std::byte* at) {
-  std::uint16_t value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
-
-PARITRACE_ALWAYS_INLINE float Half(const std::byte* at) { return HalfToFloat(U16(at)); }
+using namespace block_layouts;
 
 // The fifth bits of 32 values, one a bit. Loaded as bytes: four bytes hold the bits in order on any CPU.
 PARITRACE_ALWAYS_INLINE std::uint32_t HighBits(const std::byte* at) {
@@ -329,37 +317,12 @@ struct IQ4_XS {  // f16 d, top bits of 8 scales, low nibbles of 8 scales, 128 by
   }
 };
 
-template <typename Layout>
-PARITRACE_ALWAYS_INLINE void DecodeBlocks(const std::byte* blocks, std::int64_t count, float* out) {
-  const DTypeInfo& info = Info(Layout::kDType);
-  const std::int64_t bytes = info.block_bytes, elements = info.block_elements;
-  for (std::int64_t b = 0; b < count; ++b) Layout::Block(blocks + b * bytes, out + b * elements);
-}
-
-template <typename Layout>
-void DecodeBaseline(const std::byte* blocks, std::int64_t count, float* out) {
-  DecodeBlocks<Layout>(blocks, count, out);
-}
-
-template <typename Layout>
-PARITRACE_TARGET_AVX2 void DecodeAvx2(const std::byte* blocks, std::int64_t count, float* out) {
-  DecodeBlocks<Layout>(blocks, count, out);
-}
-
-template <typename... Layouts>
-BlockDecoder FindAmong(DType dtype) {
-  const bool avx2 = ActiveCpuTarget() == CpuTarget::kAvx2;
-  BlockDecoder found = nullptr;
-  (void)((Layouts::kDType == dtype ? (found = avx2 ? &DecodeAvx2<Layouts> : &DecodeBaseline<Layouts>, true) : false) ||
-         ...);
-  return found;
-}
-
 }  // namespace
 
 BlockDecoder FindBlockDecoder(DType dtype) {
-  return FindAmong<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ1_0, TQ2_0, I2_S, Q1_0,
-                   MXFP4, NVFP4, IQ4_NL, IQ4_XS>(dtype);
+  const BlockDecoder found = FindAmong<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ1_0,
+                                       TQ2_0, I2_S, Q1_0, MXFP4, NVFP4, IQ4_NL, IQ4_XS>(dtype);
+  return found != nullptr ? found : FindCodebookDecoder(dtype);
 }
 
 }  // namespace paritrace

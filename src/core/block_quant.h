@@ -17,4 +17,7 @@ using BlockDecoder = void (*)(const std::byte* blocks, std::int64_t count, float
 // The decoder is the one for the active CPU target (cpu_target.h).
 [[nodiscard]] BlockDecoder FindBlockDecoder(DType dtype);
 
+// Of the types that index a codebook (block_quant_iq.cc): IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S. nullptr for others.
+[[nodiscard]] BlockDecoder FindCodebookDecoder(DType dtype);
+
 }  // namespace paritrace

@@ -134,8 +134,20 @@ std::vector<Member> ReadDirectory(const InputFile& file) {
     member.name.assign(reinterpret_cast<const char*>(name.data()), name.size());
     ReadZip64(file, bytes.Take(extra_size, "extra fields of " + Quoted(member.name)), member);
     bytes.Take(comment_size, "comment of " + Quoted(member.name));
+    // What torch.save writes is a zip of a pickle, which only the Python package reads.
+    if (member.name.ends_with("/data.pkl") || member.name == "data.pkl") {
+      throw FormatError(file.name(), "member " + Quoted(member.name), "an .npy array",
+                        "an archive of torch.save; `paritrace import torch FILE -o TRACE` reads it");
+    }
     if (!member.name.ends_with(".npy")) {
       throw FormatError(file.name(), "member " + Quoted(member.name), "an .npy array", "a file of another kind");
+    }
+    const bool leaves = member.name.starts_with('/') || member.name.starts_with("../") ||
+                        member.name.find("/../") != std::string::npos || member.name.find('\0') != std::string::npos ||
+                        member.name.find('\\') != std::string::npos;
+    if (leaves) {
+      throw FormatError(file.name(), "zip directory", "names inside the archive",
+                        Quoted(member.name) + ", which leads out of it");
     }
     if (!names.insert(member.name).second)
       throw FormatError(file.name(), "zip directory", "each member once", Quoted(member.name) + " twice");

@@ -134,6 +134,7 @@ Json SiteToJson(const SiteDiff& site) {
   out["subject"] = side(site.subject_name, site.subject_dtype);
   if (site.subject_shape != site.shape) out["subject_shape"] = site.subject_shape;
   if (!site.note.empty()) out["note"] = site.note;
+  if (!site.evidence.is_null()) out["evidence"] = site.evidence;
   return out;
 }
 

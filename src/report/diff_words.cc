@@ -38,7 +38,8 @@ Worst WorstWithinNoise(const DiffResult& diff) {
 }
 
 bool IsMissing(const SiteDiff& site) {
-  return site.status == SiteStatus::kMissingInSubject || site.status == SiteStatus::kMissingInReference;
+  const bool missing = site.status == SiteStatus::kMissingInSubject || site.status == SiteStatus::kMissingInReference;
+  return missing && !site.undecided;
 }
 
 std::string Arithmetics(const DiffResult& diff) {
@@ -62,7 +63,7 @@ std::string DivergedSentence(const DiffResult& diff) {
   if (first.step != 0) text += fmt::format(", step {}", first.step);
   if (first.position) text += fmt::format(", at position {}", *first.position);
   if (site.status == SiteStatus::kShapeMismatch) return text + ": the shapes do not fit, " + site.note + ".";
-  if (site.site.ends_with("moe.experts")) return text + ": " + site.note + ".";
+  if (site.site.ends_with("moe.experts") || !site.evidence.is_null()) return text + ": " + site.note + ".";
   const PairStats& stats = site.stats;
   if (site.estimate) return text + EstimateSentence(diff, site);
   if (stats.mismatches > 0) {
@@ -231,6 +232,7 @@ std::string DescribeFold(const DiffResult& diff, const TableEntry& fold) {
     least = std::min(least, nmse);
     most = std::max(most, nmse);
   }
+  if (least == std::numeric_limits<double>::infinity()) return text;
   return text + (status == SiteStatus::kDiverged ? fmt::format(", nmse {} to {}", ShortNumber(least), ShortNumber(most))
                                                  : fmt::format(", nmse at most {}", ShortNumber(most)));
 }
@@ -241,7 +243,7 @@ std::vector<std::string> DescribeMissing(const DiffResult& diff) {
     std::vector<std::string> sites;
     std::int64_t unnamed = 0;
     for (const SiteDiff& site : diff.sites) {
-      if (site.status != status) continue;
+      if (site.status != status || site.undecided) continue;
       if (!site.is_site) {
         ++unnamed;
       } else if (std::find(sites.begin(), sites.end(), site.site) == sites.end()) {

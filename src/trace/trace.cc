@@ -1,10 +1,11 @@
 #include "trace/trace.h"
 
 #include <algorithm>
-#include <array>
-#include <cctype>
+#include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -15,7 +16,9 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/path_inside.h"
 #include "core/text.h"
+#include "formats/dump.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "formats/tensor_file.h"
@@ -32,35 +35,6 @@ using Json = nlohmann::ordered_json;
 std::string SiteFor(const TraceHeader& header, std::string_view name) {
   const std::string_view engine = HasRules(header.engine_name) ? std::string_view(header.engine_name) : "";
   return SiteOf(engine, name).value_or("");
-}
-
-// Our names, and what torch, NumPy and safetensors call the same types.
-std::optional<DType> ParseAnyDType(std::string_view text) {
-  constexpr std::array kOthers = {
-      std::pair{std::string_view("float64"), DType::kF64},
-      std::pair{std::string_view("float32"), DType::kF32},
-      std::pair{std::string_view("float16"), DType::kF16},
-      std::pair{std::string_view("bfloat16"), DType::kBF16},
-      std::pair{std::string_view("float8_e4m3fn"), DType::kF8E4M3},
-      std::pair{std::string_view("float8_e5m2"), DType::kF8E5M2},
-      std::pair{std::string_view("int8"), DType::kI8},
-      std::pair{std::string_view("int16"), DType::kI16},
-      std::pair{std::string_view("int32"), DType::kI32},
-      std::pair{std::string_view("int64"), DType::kI64},
-      std::pair{std::string_view("uint8"), DType::kU8},
-      std::pair{std::string_view("uint16"), DType::kU16},
-      std::pair{std::string_view("uint32"), DType::kU32},
-      std::pair{std::string_view("uint64"), DType::kU64},
-  };
-  std::string name(text);
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  if (name.starts_with("torch.")) name.erase(0, 6);
-  if (const auto own = ParseDType(name)) return own;
-  for (const auto& [other, dtype] : kOthers) {
-    if (other == name) return dtype;
-  }
-  return std::nullopt;
 }
 
 // A tensor file of a trace directory, with its keys looked up in constant time.
@@ -209,7 +183,7 @@ class DirectoryReader {
   const Shard& OpenShard(const std::string& name, const std::string& place, const TraceHeader& header) {
     auto& shard = shards_[name];
     if (shard) return *shard;
-    const std::string path = PathInside(name, place);
+    const std::string path = PathInside(path_, name, index_, place);
     auto file = MapFile(path);
     // The last tensor of an engine that died may lie behind the header's last entry.
     auto tensors = TryReadSafetensors(file, {.unfinished = !header.complete});
@@ -217,23 +191,6 @@ class DirectoryReader {
     shard = std::make_unique<Shard>(Shard{*std::move(tensors), {}});
     for (const TensorView& tensor : shard->file.tensors) shard->tensors.emplace(tensor.name, &tensor);
     return *shard;
-  }
-
-  // A trace may come from anywhere; it must not make us read files elsewhere, not even through a link.
-  [[nodiscard]] std::string PathInside(const std::string& name, const std::string& place) const {
-    const fs::path relative(name);
-    const bool leaves = name.find('\0') != std::string::npos || relative.is_absolute() ||
-                        std::find(relative.begin(), relative.end(), "..") != relative.end();
-    std::error_code error;
-    const fs::path root = fs::canonical(path_, error);
-    const fs::path target = leaves || error ? fs::path() : fs::canonical(fs::path(path_) / relative, error);
-    if (leaves) throw FormatError(index_, place, "a file inside the trace", Quoted(name));
-    if (error)
-      throw FormatError(index_, place, fmt::format("the file {} inside the trace", Quoted(name)), error.message());
-    if (std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first != root.end()) {
-      throw FormatError(index_, place, "a file inside the trace", fmt::format("{}, a link out of it", Quoted(name)));
-    }
-    return (fs::path(path_) / relative).string();
   }
 
   std::string path_, index_;
@@ -266,6 +223,12 @@ TensorFile ReadSingleFile(const std::string& path) {
   return ReadTensorFile(file);
 }
 
+void SortByRank(std::vector<TraceEntry>& entries) {
+  std::stable_sort(entries.begin(), entries.end(), [](const TraceEntry& a, const TraceEntry& b) {
+    return std::pair(a.step, ExecutionRank(a.site)) < std::pair(b.step, ExecutionRank(b.site));
+  });
+}
+
 Trace OpenSingleFile(const std::string& path) {
   TensorFile file = ReadSingleFile(path);
   Trace trace;
@@ -282,9 +245,62 @@ Trace OpenSingleFile(const std::string& path) {
     entry.tensor = std::move(tensor);
     trace.entries.push_back(std::move(entry));
   }
-  std::stable_sort(trace.entries.begin(), trace.entries.end(), [](const TraceEntry& a, const TraceEntry& b) {
-    return std::pair(a.step, ExecutionRank(a.site)) < std::pair(b.step, ExecutionRank(b.site));
-  });
+  SortByRank(trace.entries);
+  for (std::size_t i = 0; i < trace.entries.size(); ++i) trace.entries[i].seq = static_cast<std::int64_t>(i);
+  return trace;
+}
+
+// llama.cpp gives several nodes of a layer the names of one site (a product, then its sum with a bias): the last is the site.
+void KeepLastOfSite(std::vector<TraceEntry>& entries) {
+  std::map<std::pair<int, std::string>, TraceEntry*> last;
+  for (TraceEntry& entry : entries) {
+    if (entry.site.empty()) continue;
+    TraceEntry*& before = last[{entry.step, entry.site}];
+    if (before != nullptr) before->site.clear();
+    before = &entry;
+  }
+}
+
+// Heads side by side, as in a trace: llama.cpp shows q and k as [tokens, heads, head_dim].
+void JoinHeads(TraceEntry& entry) {
+  constexpr std::string_view kByToken[] = {"attn.q",      "attn.k",      "attn.v",      "attn.q_norm",
+                                           "attn.k_norm", "attn.q_rope", "attn.k_rope", "attn.ctx"};
+  const bool by_token = std::any_of(std::begin(kByToken), std::end(kByToken),
+                                    [&](std::string_view site) { return entry.site.ends_with(site); });
+  Shape& shape = entry.tensor.shape;
+  if (by_token && shape.size() == 3) shape = {shape[0], shape[1] * shape[2]};
+}
+
+// Another program's dump as a trace. Statistics stand where ours would.
+Trace TraceOfDump(Dump dump, const std::string& path) {
+  Trace trace;
+  trace.path = path;
+  trace.format = std::move(dump.format);
+  trace.metadata = Json::object();
+  trace.hint = std::move(dump.hint);
+  trace.has_order = dump.has_order;
+  trace.header.engine_name = std::move(dump.engine_name);
+  trace.header.arithmetic = std::move(dump.arithmetic);
+  trace.header.tokens = std::move(dump.tokens);
+  trace.files = std::move(dump.files);
+  for (DumpRecord& record : dump.records) {
+    TraceEntry entry;
+    entry.step = record.step;
+    entry.name = std::move(record.name);
+    entry.site = SiteFor(trace.header, entry.name);
+    entry.hash = std::move(record.hash);
+    entry.tensor = std::move(record.tensor);
+    entry.evidence = std::move(record.evidence);
+    if (trace.header.engine_name == "llamacpp") JoinHeads(entry);
+    if (entry.evidence) {
+      for (const Statistic& statistic : entry.evidence->statistics)
+        entry.stats[std::string(Name(statistic.kind))] =
+            std::isfinite(statistic.value) ? Json(statistic.value) : Json(nullptr);
+    }
+    trace.entries.push_back(std::move(entry));
+  }
+  if (trace.header.engine_name == "llamacpp") KeepLastOfSite(trace.entries);
+  if (!trace.has_order) SortByRank(trace.entries);
   for (std::size_t i = 0; i < trace.entries.size(); ++i) trace.entries[i].seq = static_cast<std::int64_t>(i);
   return trace;
 }
@@ -305,7 +321,11 @@ std::vector<int> Trace::Steps() const {
 
 Trace OpenTrace(const std::string& path) {
   std::error_code ignored;
-  return fs::is_directory(path, ignored) ? DirectoryReader(path).Read() : OpenSingleFile(path);
+  const bool is_folder = fs::is_directory(path, ignored);
+  if (!is_folder || !fs::exists(fs::path(path) / kHeaderFile, ignored)) {
+    if (auto dump = OpenDump(path)) return TraceOfDump(*std::move(dump), path);
+  }
+  return is_folder ? DirectoryReader(path).Read() : OpenSingleFile(path);
 }
 
 }  // namespace paritrace

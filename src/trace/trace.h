@@ -11,6 +11,7 @@
 
 #include "core/file.h"
 #include "core/tensor.h"
+#include "formats/dump.h"
 
 namespace paritrace {
 
@@ -39,6 +40,8 @@ struct TraceEntry {
   std::string hash;
   nlohmann::ordered_json stats;  // null where none
   std::string sketch;
+  // Of somebody else's dump: what it tells of a tensor whose values it lacks. nullptr where there is nothing.
+  std::shared_ptr<const Evidence> evidence;
   std::string
       pair_as;  // in no file: with a map of names, pairs with what has the same in the other trace, nothing else
   [[nodiscard]] bool has_data() const { return !tensor.bytes.empty() || tensor.size() == 0; }
@@ -50,6 +53,7 @@ struct Trace {
   TraceHeader header;
   nlohmann::ordered_json metadata;  // a single file's own key-value data, our header included; {} for a directory
   std::vector<TraceEntry> entries;  // in order of execution where the trace knows it, else by step and ExecutionRank
+  std::string hint;                 // a sentence for the user, where the file holds more than could be read; "" mostly
   bool has_order = true;            // false for a single file: order comes from the graph
   std::vector<std::shared_ptr<const InputFile>> files;
 
@@ -59,7 +63,8 @@ struct Trace {
   [[nodiscard]] std::vector<int> Steps() const;
 };
 
-// Opens a trace directory or a single file (anybody's: keys `name` or `step/name`); .safetensors, or any other tensor file.
+// Opens a trace directory, a single file (anybody's: keys `name` or `step/name`; .safetensors, or any other tensor file), or
+// another program's dump (formats/dump.h).
 // Names without a site are mapped through the naming rules (naming.h): those of the header's engine, or all of them where
 // the engine has none or is unknown.
 // Errors: UsageError, FormatError as in tensor_file.h; also FormatError where the index and the tensor files disagree, or

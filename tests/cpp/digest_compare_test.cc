@@ -4,6 +4,8 @@
 #include <limits>
 
 #include <gmock/gmock.h>
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "compare/diff.h"
@@ -149,10 +151,26 @@ TEST(DigestCompareTest, OtherLayoutsMeetInTheirNorms) {
 TEST(DigestCompareTest, WithoutSketchOrNormsItIsMissing) {
   auto a = TraceOf(Normal(kTokens * kWidth, 1)), b = TraceOf(Normal(kTokens * kWidth, 2));
   TurnIntoDigest(b.trace());
-  b.trace().entries[0].stats.erase("position_rms");
+  b.trace().entries[0].stats = nullptr;
   const SiteDiff site = Diff(a.trace(), b.trace()).sites.at(0);
   EXPECT_EQ(site.status, SiteStatus::kMissingInSubject);
   EXPECT_FALSE(site.compared);
+}
+
+// Minimum, maximum, mean and rms of other values contradict; those of the same values in another order show nothing.
+TEST(DigestCompareTest, StatisticsAloneOnlyContradict) {
+  const auto values = Normal(kTokens * kWidth, 1);
+  auto reversed = values;
+  std::reverse(reversed.begin(), reversed.end());
+  for (const bool same : {true, false}) {
+    auto a = TraceOf(values), b = TraceOf(same ? reversed : Normal(kTokens * kWidth, 2));
+    TurnIntoDigest(b.trace());
+    b.trace().entries[0].stats.erase("position_rms");
+    const DiffResult diff = Diff(a.trace(), b.trace());
+    EXPECT_EQ(diff.verdict, same ? Verdict::kIncomparable : Verdict::kDiverged);
+    EXPECT_EQ(diff.sites.at(0).undecided, same);
+    EXPECT_FALSE(diff.sites.at(0).compared);
+  }
 }
 
 TEST(DigestCompareTest, AShapeThatClaimsTooMuchIsMissing) {

@@ -13,9 +13,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::map<std::string, void (*)(fuzz::Input)> kTargets = {{"gguf", &fuzz::Gguf},
+const std::map<std::string, void (*)(fuzz::Input)> kTargets = {{"bitnet_rs", &fuzz::OtherDump},
+                                                               {"eval_callback", &fuzz::OtherDump},
+                                                               {"gguf", &fuzz::Gguf},
+                                                               {"hf_debug", &fuzz::OtherDump},
+                                                               {"msprobe", &fuzz::OtherDump},
                                                                {"npy", &fuzz::Npy},
                                                                {"npz", &fuzz::Npz},
+                                                               {"polygraphy", &fuzz::OtherDump},
+                                                               {"raw", &fuzz::Raw},
                                                                {"safetensors", &fuzz::Safetensors},
                                                                {"trace", &fuzz::TraceDirectory}};
 
@@ -46,7 +52,9 @@ TEST_P(FuzzCorpus, TruncatedFilesEndWellOrInOneLine) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, FuzzCorpus, ::testing::Values("gguf", "npy", "npz", "safetensors", "trace"),
+INSTANTIATE_TEST_SUITE_P(Formats, FuzzCorpus,
+                         ::testing::Values("bitnet_rs", "eval_callback", "gguf", "hf_debug", "msprobe", "npy", "npz",
+                                           "polygraphy", "raw", "safetensors", "trace"),
                          [](const auto& row) { return row.param; });
 
 }  // namespace

@@ -21,7 +21,7 @@ PROGRAM = Path(os.environ.get("PARITRACE_BIN", ROOT / "build" / "release" / "par
 
 BLOCK_TYPES = [
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4",
-    "IQ4_NL", "IQ4_XS", "BF16",
+    "IQ4_NL", "IQ4_XS", "BF16", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
 ]  # fmt: skip
 
 

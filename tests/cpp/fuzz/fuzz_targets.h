@@ -23,10 +23,12 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "formats/dump.h"
 #include "formats/gguf.h"
 #include "formats/npy.h"
 #include "formats/npz.h"
 #include "formats/owned_bytes.h"
+#include "formats/raw.h"
 #include "formats/safetensors.h"
 #include "trace/tensor_stats.h"
 #include "trace/trace.h"
@@ -69,6 +71,43 @@ inline void Safetensors(Input input) {
 inline void Npy(Input input) { Run(input, &TryReadNpy); }
 inline void Npz(Input input) { Run(input, &TryReadNpz); }
 inline void Gguf(Input input) { Run(input, &TryReadGguf); }
+
+inline void Touch(const Dump& dump) {
+  for (const DumpRecord& record : dump.records) {
+    if (!record.tensor.bytes.empty()) Touch(record.tensor);
+    if (!record.evidence) continue;
+    std::int64_t last = -1;
+    for (const PrintedValue& value : record.evidence->values) {
+      if (value.index <= last || value.index >= record.tensor.size()) std::abort();
+      last = value.index;
+    }
+  }
+}
+
+// All dumps that are one file come in by the same door; each has a corpus of its own.
+inline void OtherDump(Input input) {
+  try {
+    if (const std::optional<Dump> dump = ReadDump(AsFile(input), "")) Touch(*dump);
+  } catch (const FormatError&) {
+  }
+}
+
+// Raw values: the first line is "DTYPE:SHAPE", the rest the file, as text where the dtype is f32 or f64 and a byte says so.
+inline void Raw(Input input) {
+  const std::string_view text(reinterpret_cast<const char*>(input.data()), input.size());
+  const std::size_t end = std::min(text.find('\n'), text.size());
+  auto spec = ParseRawSpec("x.bin:" + std::string(text.substr(0, end)));
+  if (!spec) return;
+  const Input rest = input.subspan(std::min(end + 1, input.size()));
+  for (const char* name : {"x.bin", "x.txt"}) {
+    spec->path = name;
+    try {
+      Touch(ReadRaw(*spec, AsFile(rest)));
+    } catch (const FormatError&) {
+    } catch (const UsageError&) {
+    }
+  }
+}
 
 // A scratch trace directory with one sound tensor file, gone when the program ends.
 class ScratchTrace {
