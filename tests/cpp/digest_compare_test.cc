@@ -1,5 +1,6 @@
 #include "compare/digest_compare.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
