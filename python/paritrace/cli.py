@@ -35,8 +35,19 @@ def _count(text):
     return int(text)
 
 
-def _common(parser, text=True):
+def _input(text):
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy, found {text!r}")
+    return name, file
+
+
+def _common(parser, text=True, decode=True, inputs=False):
     prompt = parser.add_mutually_exclusive_group(required=True)
+    if inputs:
+        prompt.add_argument(
+            "--input", type=_input, action="append", metavar="NAME=FILE.npy", help="an input of the graph (repeatable)"
+        )
     prompt.add_argument(
         "--tokens", type=_tokens, metavar="1,2,3", help="token ids of the prompt, fed exactly as they are"
     )
@@ -45,9 +56,10 @@ def _common(parser, text=True):
     parser.add_argument(
         "-o", "--output", required=True, metavar="TRACE", help="trace directory to write (or FILE.safetensors)"
     )
-    parser.add_argument(
-        "--decode", type=_count, default=0, metavar="N", help="greedy steps after the prompt, with the KV cache"
-    )
+    if decode:
+        parser.add_argument(
+            "--decode", type=_count, default=0, metavar="N", help="greedy steps after the prompt, with the KV cache"
+        )
     parser.add_argument(
         "--mode", choices=("full", "digest", "stats"), default="full",
         help="full: all values (default); digest: hashes and sketches; stats: statistics only",
@@ -86,10 +98,18 @@ def _parser():
     onnx = engines.add_parser(
         "onnx",
         help="ONNX Runtime",
-        description="Records an ONNX language model in ONNX Runtime, op by op: graph optimisations are off.",
+        description="Records an ONNX model in ONNX Runtime, op by op: graph optimisations are off.",
     )
     onnx.add_argument("model", metavar="MODEL.onnx")
-    _common(onnx, text=False)
+    _common(onnx, text=False, inputs=True)
+
+    for name, what in (
+        ("jax", "a function of token ids [1, tokens] with paritrace.jax.tap in it (Flax's intermediates, too)"),
+        ("torch", "a function without arguments that returns a torch.nn.Module"),
+    ):
+        own = engines.add_parser(name, help=f"{what.split(' with ')[0]}", description=f"Records {what}.")
+        own.add_argument("model", metavar="FILE.py:NAME")
+        _common(own, text=False, decode=False)
     return parser
 
 
@@ -107,8 +127,24 @@ def _progress(quiet):
 
 
 def _run(options):
-    common = {name: getattr(options, name) for name in ("tokens", "decode", "mode", "overwrite")}
+    common = {name: getattr(options, name) for name in ("mode", "overwrite")}
     common["progress"] = _progress(options.quiet)
+    if options.engine == "onnx" and options.input:
+        from paritrace import onnx
+
+        if options.decode:
+            raise InputError("--decode", "", "--tokens", "--input")
+        return onnx.run_feeds(options.model, options.output, dict(options.input), **common)
+    common["tokens"] = options.tokens
+    if options.engine == "jax":
+        from paritrace import jax
+
+        return jax.run(options.model, options.output, **common)
+    if options.engine == "torch":
+        from paritrace import hf
+
+        return hf.run_function(options.model, options.output, **common)
+    common["decode"] = options.decode
     if options.engine == "onnx":
         from paritrace import onnx
 

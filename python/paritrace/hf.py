@@ -9,6 +9,7 @@ import torch
 from paritrace.errors import InputError, check_tokens, first_line
 from paritrace.recording import Recording
 from paritrace.torch_tap import TorchTap
+from paritrace.user_code import load_function
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 _ARITHMETIC = {
@@ -20,16 +21,21 @@ _ARITHMETIC = {
 
 
 @contextlib.contextmanager
-def capture(model, path, mode="full", overwrite=False, text=None):
+def capture(model, path, mode="full", overwrite=False, text=None, inputs=None):
     """Records every forward call of a torch model as a step; yields the Recording.
+
+    inputs  True: what goes into modules is recorded, too, where no other module made it. None: for models that are not
+            Hugging Face's, whose sites already tell
 
     The model is used as it is: its dtype, device, attention function and any patch a user has put in. Scores and
     probabilities exist only where attention is eager; run.attention in the header says what ran.
     Errors: ValueError as of Recording. After an exception in the block the trace stays open and the model is as before.
     """
-    recording = Recording(path, header_of(model, text), mode, overwrite)
+    if inputs is None:
+        inputs = not hasattr(getattr(model, "config", None), "model_type")
+    recording = Recording(path, header_of(getattr(model, "_orig_mod", model), text), mode, overwrite)
     try:
-        with TorchTap(model, recording):
+        with TorchTap(model, recording, inputs):
             yield recording
     except BaseException:
         recording.abandon()
@@ -131,4 +137,20 @@ def run(directory, path, tokens=None, text=None, dtype=None, decode=0, mode="ful
             say(f"decode step {step} of {decode}")
             token = output.logits[:, -1:].argmax(-1)
             output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+    return recording
+
+
+@torch.no_grad()
+def run_function(function, path, tokens, mode="full", overwrite=False, progress=None):
+    """Records a torch module of the user's own on one prompt. Returns the Recording.
+
+    function  "FILE.py:NAME"; NAME() returns the module, which is called with an int64 tensor [1, tokens]
+    Errors: InputError for a file or name that is not there, or that returns no module.
+    """
+    (progress or (lambda line: None))(f"loading {function}")
+    model = load_function(function)()
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(function, "function", "a torch.nn.Module", type(model).__name__)
+    with capture(model.eval(), path, mode, overwrite) as recording:
+        model(torch.tensor([tokens]))
     return recording

@@ -14,7 +14,9 @@ import threading
 import jax
 import numpy as np
 
+from paritrace.errors import InputError
 from paritrace.recording import Recording
+from paritrace.user_code import load_function
 
 _RAW_TYPES = {
     "bfloat16": (np.uint16, "bf16"),
@@ -84,6 +86,44 @@ def capture(path, tokens=None, model=None, mode="full", overwrite=False):
         jax.clear_caches()
     kinds = {_ARITHMETIC[dtype] for dtype in _dtypes if dtype in _ARITHMETIC}
     recording.close({"arithmetic": kinds.pop()} if len(kinds) == 1 else None)
+
+
+def record_intermediates(intermediates, prefix=""):
+    """Records what Flax's capture_intermediates collected, named by module path: `layers_0/attn/q`.
+
+        logits, state = model.apply(variables, ids, capture_intermediates=True, mutable=["intermediates"])
+        paritrace.jax.record_intermediates(state["intermediates"])
+
+    intermediates  nested dictionaries of tuples of arrays, as Flax's sow makes them; `__call__` is the module itself, a
+                   module's second call is NAME#2. Order is Flax's: by name, not by execution.
+    """
+    for key, value in intermediates.items():
+        name = prefix if key == "__call__" else f"{prefix}/{key}" if prefix else str(key)
+        if hasattr(value, "items"):
+            record_intermediates(value, name)
+        else:
+            for leaf in jax.tree_util.tree_leaves(value):
+                tap(name or "__call__", leaf)
+
+
+def run(function, output, tokens, mode="full", overwrite=False, progress=None):
+    """Calls function(ids) once, ids an int32 array [1, tokens], and records its taps. Returns the Recording.
+
+    function  a callable, or "FILE.py:NAME" for one that is defined there. If it returns (result, state) and state has Flax's
+              "intermediates", those are recorded, too.
+    Errors: InputError for a file or name that is not there; ValueError as of Recording.
+    """
+    (progress or (lambda line: None))(f"running {function}")
+    if isinstance(function, str):
+        function = load_function(function)
+    with capture(output, tokens=[list(tokens)], mode=mode, overwrite=overwrite) as recording:
+        result = function(np.asarray([tokens], np.int32))
+        state = result[1] if isinstance(result, tuple) and len(result) == 2 else None
+        if hasattr(state, "get") and state.get("intermediates"):
+            record_intermediates(state["intermediates"])
+    if recording.count == 0:
+        raise InputError(output, "trace", "a function that calls paritrace.jax.tap", "no tap")
+    return recording
 
 
 def next_step(start, tokens):

@@ -170,6 +170,8 @@ class Session:
             options.type_k = options.type_v = KV_TYPES[kv_type]
             options.n_threads = options.n_threads_batch = threads or os.cpu_count() or 1
             options.offload_kqv = options.op_offload = False
+            # An embedding model has no head; its pooled vector is computed only where embeddings are asked for.
+            options.embeddings = self.is_embedding_model = self._pools()
             if callback is not None:
                 options.cb_eval = callback
             self._context = api.llama_init_from_model(self._model, options)
@@ -213,6 +215,10 @@ class Session:
     def _complaint(self):
         # The first error is the cause; later ones say only that loading failed.
         return first_line(self._complaints[0]) if self._complaints else "an error without a message"
+
+    def _pools(self):
+        # enum llama_pooling_type: 0 is none, 1 to 4 are mean, CLS, last and rank
+        return self.metadata(f"{self.metadata('general.architecture')}.pooling_type") in ("1", "2", "3", "4")
 
     def metadata(self, key):
         """A value of the GGUF as text; "" where it is absent."""
@@ -291,6 +297,10 @@ def run(path, output, tokens=None, text=None, decode=0, flash_attention="auto", 
         check_tokens(tokens, session.vocabulary)
         header = _header(path, {"k": kv_type, "v": kv_type}, text)
         header["model"]["architecture"] = session.metadata("general.architecture")
+        if session.is_embedding_model:
+            header["run"]["embeddings"] = True
+            if decode:
+                raise InputError("--decode", "", "a model that generates", f"{path}, an embedding model")
         recording = tap.recording = Recording(output, header, mode, overwrite)
         try:
             for step in range(decode + 1):
@@ -298,7 +308,8 @@ def run(path, output, tokens=None, text=None, decode=0, flash_attention="auto", 
                 tap.begin_step(session.position, tokens)
                 logits = session.decode(tokens)
                 tap.end_step()
-                tokens = [int(logits[-1].argmax())]
+                if step < decode:
+                    tokens = [int(logits[-1].argmax())]
         except BaseException:
             recording.abandon(tap.run())
             raise

@@ -29,7 +29,8 @@ _ARITHMETIC = {"float32": "ort-f32", "float16": "ort-f16", "float64": "f64"}
 class Graph:
     """An ONNX file whose inner values can all be asked for.
 
-    Errors: InputError if the file is missing, broken, larger than protobuf's 2 GB, or refused by ONNX Runtime.
+    Weights in files beside the model stay there and are read by ONNX Runtime, so that models beyond protobuf's 2 GB work.
+    Errors: InputError if the file is missing, broken, or refused by ONNX Runtime.
     """
 
     def __init__(self, path):
@@ -37,7 +38,7 @@ class Graph:
             raise InputError(path, "model file", "an ONNX file", "a folder" if Path(path).is_dir() else "no such file")
         self.path = os.fspath(path)
         try:
-            model = onnx.load(self.path)
+            model = onnx.load(self.path, load_external_data=False)
             own = {value.name for value in model.graph.output}
             self.values = []  # (name to record, name of the value), in the graph's order
             for node in model.graph.node:
@@ -52,6 +53,11 @@ class Graph:
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.log_severity_level = 4  # failures come as exceptions
+            # The edited graph is handed over as bytes, which say nothing of where its external data are.
+            folder = os.path.abspath(os.path.dirname(self.path) or ".")
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            self.opset = {value.domain or "ai.onnx": value.version for value in model.opset_import}
+            self.producer = f"{model.producer_name} {model.producer_version}".strip()
             self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         except Exception as error:
             raise InputError(path, "model file", "an ONNX file that ONNX Runtime loads", first_line(error)) from error
@@ -78,7 +84,9 @@ class Graph:
             elif name.startswith("past_key_values"):
                 array = past.get(name.replace("past_key_values", "present"))
                 if array is None:  # [batch, heads, positions, head_dim], of which the file names two
-                    array = np.zeros([size if isinstance(size, int) else i == 0 for i, size in enumerate(value.shape)])
+                    array = np.zeros(
+                        [size if isinstance(size, int) else int(i == 0) for i, size in enumerate(value.shape)]
+                    )
             elif name == "use_cache_branch":
                 array = [start > 0]
             else:
@@ -89,8 +97,72 @@ class Graph:
         return feeds
 
 
+def _header(graph, run):
+    return {
+        "engine": {"name": "onnx", "version": onnxruntime.__version__},
+        "model": {"name": Path(graph.path).stem, "architecture": "", "file": graph.path, "producer": graph.producer},
+        "run": {"graph_optimization": "off", "opset": graph.opset, **run},
+    }
+
+
+class Session:
+    """What `capture` yields: run(feeds) is one step. `recording` is the Recording."""
+
+    def __init__(self, graph, recording):
+        self._graph = graph
+        self.recording = recording
+        self.extra = {}
+
+    def run(self, feeds, start=0):
+        """Runs the graph on feeds, {input: array}, and records every value. Returns the outputs by name.
+
+        start: position of the step's first token, where the input is text
+        Errors: InputError where ONNX Runtime refuses the feeds.
+        """
+        ids = feeds.get("input_ids")
+        self.recording.begin_step(start, [] if ids is None else np.atleast_2d(np.asarray(ids)).tolist())
+        outputs = _step(self._graph, self.recording, feeds)
+        for value in outputs.values():
+            kind = str(getattr(value, "dtype", ""))
+            if kind in _ARITHMETIC:
+                self.extra["arithmetic"] = _ARITHMETIC[kind]
+                break
+        return outputs
+
+
+@contextlib.contextmanager
+def capture(path, output, mode="full", overwrite=False):
+    """Opens an ONNX file for any inputs, and records each call as a step.
+
+        with paritrace.onnx.capture("model.onnx", "trace/") as session:
+            session.run({"pixels": image})
+    Errors: InputError for a bad file; ValueError as of Recording. After an exception the trace stays open.
+    """
+    graph = Graph(path)
+    session = Session(graph, Recording(output, _header(graph, {}), mode, overwrite))
+    with _open_until_done(session.recording, session.extra):
+        yield session
+
+
+def run_feeds(path, output, feeds, mode="full", overwrite=False, progress=None):
+    """Runs an ONNX file once on arrays, {input: array or path of an .npy}. Returns the Recording.
+
+    Errors: as of capture; InputError for an .npy that cannot be read or an input that the model does not have.
+    """
+    (progress or (lambda line: None))(f"loading {path}")
+    arrays = {}
+    for name, value in feeds.items():
+        try:
+            arrays[name] = np.load(value, allow_pickle=False) if isinstance(value, (str, os.PathLike)) else value
+        except (OSError, ValueError) as error:
+            raise InputError(value, "array", "an .npy of numbers", first_line(error)) from error
+    with capture(path, output, mode, overwrite) as session:
+        session.run(arrays)
+    return session.recording
+
+
 def run(path, output, tokens, decode=0, mode="full", overwrite=False, progress=None):
-    """Runs an ONNX file on one prompt and `decode` greedy steps, and records every value. Returns the Recording.
+    """Runs an ONNX language model on one prompt and `decode` greedy steps, and records every value. Returns the Recording.
 
     Errors: InputError for a bad file, or `decode` of a file without a KV cache; ValueError if the trace cannot be written.
     """
@@ -99,29 +171,21 @@ def run(path, output, tokens, decode=0, mode="full", overwrite=False, progress=N
     graph = Graph(path)
     inputs = [value.name for value in graph.session.get_inputs()]
     if "input_ids" not in inputs:
-        raise InputError(path, "inputs", "input_ids", ", ".join(inputs) or "none")
+        raise InputError(path, "inputs", "input_ids (or use --input)", ", ".join(inputs) or "none")
     if decode and not any(name.startswith("past_key_values") for name in inputs):
         raise InputError("--decode", "", "a model with inputs past_key_values", path)
     check_tokens(tokens, 2**31)
-    header = {
-        "engine": {"name": "onnx", "version": onnxruntime.__version__},
-        "model": {"name": Path(path).stem, "architecture": "", "file": os.fspath(path)},
-        "run": {"graph_optimization": "off"},
-    }
-    recording = Recording(output, header, mode, overwrite)
-    extra = {}
+    graph.feeds(tokens, 0, {})  # an input of another kind is refused before a trace is begun
+    session = Session(graph, Recording(output, _header(graph, {}), mode, overwrite))
     start, past = 0, {}
-    with _open_until_done(recording, extra):
+    with _open_until_done(session.recording, session.extra):
         for step in range(decode + 1):
             say(f"decode step {step} of {decode}" if step else f"prefill of {len(tokens)} tokens")
-            recording.begin_step(start, [tokens])
-            past = _step(graph, recording, graph.feeds(tokens, start, past))
+            past = session.run(graph.feeds(tokens, start, past), start)
             start += len(tokens)
-            logits = past[graph.outputs[0]]
-            extra["arithmetic"] = _ARITHMETIC.get(str(logits.dtype), "")
             if step < decode:
-                tokens = [int(logits[0, -1].argmax())]
-    return recording
+                tokens = [int(past[graph.outputs[0]][0, -1].argmax())]
+    return session.recording
 
 
 @contextlib.contextmanager

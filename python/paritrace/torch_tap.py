@@ -5,13 +5,15 @@ may be overwritten later. Whatever is installed when the capture starts is what 
 
 Names (rules/hf.toml turns them into sites):
     PATH            output of the module at PATH (`PATH:1`, `PATH:2` for the further tensors of a tuple, `PATH.key` of a dict)
-    PATH:in         its first tensor input, recorded where a rule asks for it
+    PATH:in         its first tensor input, recorded where a rule asks for it, or (inputs=True) where no module made it;
+                    further ones are then `PATH:in1`, `PATH:in.key`
     PATH:q, PATH:k  query and key as an attention module uses them, after RoPE; keys before they enter the cache
     PATH:scores, PATH:probs   what its softmax is given, and what is multiplied by V
 """
 
 import inspect
 import sys
+import warnings
 import weakref
 
 import torch
@@ -51,11 +53,16 @@ class TorchTap:
 
     model       any torch.nn.Module; for a Hugging Face model also the functions between modules
     recording   paritrace.recording.Recording; the caller closes it
+    inputs      every tensor that goes into a module is recorded, too, unless it was recorded as another's output
+    Models compiled with torch.compile run uncompiled for as long, with a warning: compiled code calls no hooks.
     Everything is put back on exit, after an exception too.
     """
 
-    def __init__(self, model, recording):
-        self.model = model
+    def __init__(self, model, recording, inputs=False):
+        self.model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        self._was_wrapped = self.model is not model
+        model = self.model
+        self.inputs = inputs
         self.recording = recording
         self._undo = []
         self._stack = []
@@ -83,6 +90,7 @@ class TorchTap:
         self._remove()
 
     def _install(self):
+        self._run_uncompiled()
         for path, module in self.model.named_modules():
             self._paths[id(module)] = path
             self._undo.append(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
@@ -111,6 +119,23 @@ class TorchTap:
         mode = _Functions(self)
         mode.__enter__()
         self._undo.append(lambda: mode.__exit__(None, None, None))
+
+    def _run_uncompiled(self):
+        compiled = [
+            path or type(module).__name__
+            for path, module in self.model.named_modules(remove_duplicate=False)
+            if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        ]
+        if not compiled and not self._was_wrapped:
+            return
+        warnings.warn(
+            f"torch.compile: {compiled[0] if compiled else 'the model'} runs uncompiled while it is captured; "
+            "compiled code may round differently",
+            stacklevel=6,
+        )
+        stance = torch.compiler.set_stance("force_eager")
+        stance.__enter__()
+        self._undo.append(lambda: stance.__exit__(None, None, None))
 
     def _remove(self):
         while self._undo:
@@ -142,6 +167,19 @@ class TorchTap:
             value = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
             if value is not None:
                 self._record(name, value)
+        if self.inputs:
+            self._record_inputs(path or "model", args, kwargs)
+
+    def _record_inputs(self, path, args, kwargs):
+        for index, value in [*enumerate(args), *kwargs.items()]:
+            if not isinstance(value, torch.Tensor):
+                continue
+            known = self._known.get(id(value))
+            version = 0 if value.is_inference() else value._version
+            if known is not None and known[0]() is value and known[1] == version:
+                continue  # another module's output, or an input already recorded
+            suffix = f".{index}" if isinstance(index, str) else str(index) if index else ""
+            self._record(f"{path}:in{suffix}", value, site="")
 
     def _after(self, module, args, kwargs, output):
         call = self._stack[-1] if self._stack else None

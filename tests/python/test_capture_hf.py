@@ -359,11 +359,62 @@ def test_any_torch_module_shows_its_modules(tmp_path):
         model(x=torch.ones(1, 3, 4))
     trace = paritrace.open_trace(tmp_path / "u")
     assert {entry.name: tuple(entry.shape) for entry in trace.entries} == {
+        "model:in.x": (3, 4),
         "first": (3, 8),
         "second": (3, 5),
         "second:1": (1, 5),
     }
     assert trace.header["engine"]["name"] == "torch"
+
+
+def test_inputs_that_no_module_made_are_recorded(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.b(self.a(x) * 2)  # b's input is nobody's output; a's is the model's own
+
+    model = Scaled()
+    with paritrace.capture(model, tmp_path / "t"), torch.no_grad():
+        model(torch.ones(3, 4))
+    trace = paritrace.open_trace(tmp_path / "t")
+    values = {entry.name: entry.numpy() for entry in trace.entries}
+    assert list(values) == ["model:in", "a", "b:in", "b"]
+    assert np.array_equal(values["b:in"], 2 * values["a"])
+    with paritrace.capture(model, tmp_path / "u", inputs=False), torch.no_grad():
+        model(torch.ones(3, 4))
+    assert [entry.name for entry in paritrace.open_trace(tmp_path / "u").entries] == ["a", "b"]
+
+
+@pytest.mark.parametrize("how", ["function", "method", "inner"])
+def test_compiled_models_run_uncompiled_with_a_warning(tmp_path, how):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    expected = model(torch.ones(3, 4)).detach()
+    compiled = model
+    if how == "function":
+        compiled = torch.compile(model, backend="eager")
+    elif how == "method":
+        model.compile(backend="eager")
+    else:
+        model[1] = torch.compile(model[1], backend="eager")
+    compiled(torch.ones(3, 4))  # compiled already when the capture begins
+    with pytest.warns(UserWarning, match="uncompiled"), paritrace.capture(compiled, tmp_path / "t"):
+        compiled(torch.ones(3, 4))
+    trace = paritrace.open_trace(tmp_path / "t")
+    last = [entry for entry in trace.entries if not entry.name.endswith(":in")][-1]
+    assert np.array_equal(last.numpy(), expected)
+    assert sum("Linear" not in entry.name for entry in trace.entries) >= 3
+    assert torch.equal(compiled(torch.ones(3, 4)).detach(), expected)  # and compiled again afterwards
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_tensors_are_recorded(tmp_path):
+    model = nn.Linear(4, 4).cuda()
+    with paritrace.capture(model, tmp_path / "t"), torch.no_grad():
+        output = model(torch.ones(3, 4, device="cuda"))
+    assert np.array_equal(paritrace.open_trace(tmp_path / "t").entries[-1].numpy(), output.cpu())
 
 
 def test_calls_are_steps_and_prompts_are_sequences(load_hf, tokens, tmp_path):

@@ -340,3 +340,35 @@ def test_other_architectures_agree_with_hugging_face(name, tmp_path):
         error = np.sqrt(np.mean((values - expected) ** 2) / np.mean(expected.astype(np.float64) ** 2))
         a_layer = 2 * 2**-11 if inexact else 64 * 2**-24  # two f16 roundings; or the f32 sum of up to 64 products
         assert error <= 2 * a_layer, f"{entry.site}: {error:.2e}"
+
+
+def pooled_bert(tmp_path):
+    torch.manual_seed(1)
+    model = OTHERS["bert"]().eval()
+    tiny_gguf.write(model, tmp_path / "pooled.gguf", pooling=tiny_gguf.gguf.PoolingType.MEAN)
+    return model
+
+
+def test_embedding_models_are_recorded_down_to_the_pooled_vector(tmp_path):
+    model = pooled_bert(tmp_path)
+    ids = [5, 9, 33, 2, 60]
+    llamacpp.run(tmp_path / "pooled.gguf", tmp_path / "t", tokens=ids, flash_attention="off", kv_type="f32")
+    trace = paritrace.open_trace(tmp_path / "t")
+    with torch.no_grad():
+        states = model(torch.tensor([ids])).last_hidden_state[0].numpy()
+    pooled = [entry for entry in trace.entries if entry.name.startswith("result_embd_pooled")]
+    assert len(pooled) == 1
+    # GELU from an f16 table.
+    assert np.abs(pooled[0].numpy().ravel() - states.mean(0)).max() <= 4 * 2**-11 * np.abs(states).max()
+    assert trace.header["run"]["embeddings"] is True
+    assert trace.header["run"]["kv_type"] == {"k": "f32", "v": "f32"}
+    assert trace.header["run"]["flash_attention"] is False
+    with pytest.raises(ValueError, match="an embedding model"):
+        llamacpp.run(tmp_path / "pooled.gguf", tmp_path / "u", tokens=ids, decode=1)
+
+
+@pytest.mark.parametrize("mode", ["stats", "digest"])
+def test_modes_without_values(gguf, tokens, tmp_path, mode):
+    llamacpp.run(gguf("f32"), tmp_path / "t", tokens=tokens, mode=mode)
+    entry = paritrace.open_trace(tmp_path / "t").find("layers.0.attn.q")
+    assert not entry.has_data and "rms" in entry.stats_json

@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 
 
-def write(model, path):
-    """model: a transformers model in f32 of type qwen2, qwen3, gemma2 or bert; path: the file to write."""
+def write(model, path, pooling=gguf.PoolingType.NONE):
+    """model: a transformers model in f32 of type qwen2, qwen3, gemma2 or bert; path: the file to write; pooling: of bert."""
     config = model.config
     kind = config.model_type
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
@@ -23,7 +23,7 @@ def write(model, path):
     if kind == "bert":
         writer.add_layer_norm_eps(config.layer_norm_eps)
         writer.add_causal_attention(False)
-        writer.add_pooling_type(gguf.PoolingType.NONE)
+        writer.add_pooling_type(pooling)
         writer.add_token_type_count(config.type_vocab_size)
     else:
         writer.add_head_count_kv(config.num_key_value_heads)
