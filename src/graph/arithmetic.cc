@@ -93,6 +93,8 @@ std::array<Arithmetic, 12> MakePolicies() {
   Arithmetic jax_bf16 = named(bf16, "jax-bf16");
   jax_bf16.activation = ActivationKernel::kStoredSteps;
   jax_bf16.accumulate = Accumulate::kExact;
+  Arithmetic ort_f32 = named(f32, "ort-f32");
+  ort_f32.activation = ActivationKernel::kRational;
   return {f64,
           f32,
           torch_f32,
@@ -103,7 +105,7 @@ std::array<Arithmetic, 12> MakePolicies() {
           ggml_f32_cache,
           named(f32, "jax-f32"),
           jax_bf16,
-          named(f32, "ort-f32"),
+          ort_f32,
           named(f64, "torch-f64")};
 }
 

@@ -42,6 +42,7 @@ enum class ActivationKernel : std::uint8_t {
   kExact,        // the true value, rounded once
   kVector,       // step by step in the inner precision, erf by the vector kernels' polynomial (torch)
   kStoredSteps,  // JAX: every step of SiLU is stored
+  kRational,     // ONNX Runtime: the sigmoid is a quotient of polynomials, and is stored
 };
 
 struct Arithmetic {

@@ -1,4 +1,6 @@
 // Activations, sums and scalings.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -61,11 +63,39 @@ double ApplyStepwise(Activation function, double x, Rounding storage) {
   return x * sigmoid;
 }
 
+// The sigmoid of ONNX Runtime's CPU kernels: x p(x^2) / q(x^2) + 1/2 on [-18, 18], minimax polynomials, in f32 with one
+// rounding a multiply-add. Near 1/2 its absolute error stays that of f32, so small values lose relative precision.
+// Source: the coefficients are those of Eigen's logistic (unsupported/Eigen, 2017) and of MLAS (MlasLogisticConstants).
+double RationalSigmoid(double x) {
+  constexpr float kBound = 18.0f;
+  constexpr std::array kNumerator = {4.37031012579801e-11f, 1.15627324459942e-07f, 6.08574864600143e-05f,
+                                     8.51377133304701e-03f, 2.48287947061529e-01f};
+  constexpr std::array kDenominator = {6.10247389755681e-13f, 5.76102136993427e-09f, 6.29106785017040e-06f,
+                                       1.70198817374094e-03f, 1.16817656904453e-01f, 9.93151921023180e-01f};
+  if (std::isnan(x)) return x;
+  const float z = std::clamp(static_cast<float>(x), -kBound, kBound), square = z * z;
+  const auto horner = [square](const auto& coefficients) {
+    float sum = coefficients[0];
+    for (std::size_t i = 1; i < coefficients.size(); ++i) sum = std::fma(sum, square, coefficients[i]);
+    return sum;
+  };
+  return std::clamp(horner(kNumerator) * z / horner(kDenominator) + 0.5f, 0.0f, 1.0f);
+}
+
+// ONNX writes SiLU as a product with a sigmoid, whose result is stored.
+double ApplyRational(Activation function, double x, Rounding storage) {
+  if (function == Activation::kSilu) return x * RationalSigmoid(x);
+  if (function == Activation::kGeluQuick) return x * RationalSigmoid(Round(storage, 1.702 * x));
+  if (function == Activation::kSigmoid) return RationalSigmoid(x);
+  return Apply(function, x);
+}
+
 double ApplyWith(const Arithmetic& arithmetic, Activation function, double x) {
   switch (arithmetic.activation) {
     case ActivationKernel::kExact: return Apply(function, x);
     case ActivationKernel::kVector: return ApplyInSteps(function, x, arithmetic.inner);
     case ActivationKernel::kStoredSteps: return ApplyStepwise(function, x, arithmetic.storage);
+    case ActivationKernel::kRational: return ApplyRational(function, x, arithmetic.storage);
   }
   return x;
 }
