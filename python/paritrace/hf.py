@@ -54,6 +54,9 @@ def header_of(model, text=None):
     attention = getattr(config, "_attn_implementation", None)
     if attention:
         run["attention"] = attention
+    experts = getattr(config, "_experts_implementation", None)
+    if experts and any(hasattr(config, name) for name in ("num_experts", "num_local_experts")):
+        run["experts"] = experts  # it decides how a token's experts are summed
     if text:
         run["text"] = [text] if isinstance(text, str) else list(text)
     if hasattr(config, "model_type"):

@@ -31,6 +31,7 @@ _OTHER_MEANING = {
     "gemma2": ("post_attention_layernorm", "post_attention_layernorm:in"),
     "gemma3_text": ("post_attention_layernorm", "post_attention_layernorm:in"),
     "bitnet": ("self_attn.o_proj:in", "mlp.down_proj:in"),
+    "mixtral": ("mlp", "block_sparse_moe"),  # hands on what its experts give
 }
 
 _SOFTMAX = {torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax}

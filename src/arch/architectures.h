@@ -8,5 +8,9 @@ namespace paritrace {
 [[nodiscard]] Graph BuildLlama(const ModelSource& source);
 [[nodiscard]] Graph BuildQwen2(const ModelSource& source);
 [[nodiscard]] Graph BuildQwen3(const ModelSource& source);
+[[nodiscard]] Graph BuildGemma2(const ModelSource& source);
+[[nodiscard]] Graph BuildMixtral(const ModelSource& source);
+[[nodiscard]] Graph BuildQwen2Moe(const ModelSource& source);
+[[nodiscard]] Graph BuildBert(const ModelSource& source);
 
 }  // namespace paritrace

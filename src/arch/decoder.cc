@@ -9,43 +9,9 @@
 namespace paritrace {
 namespace {
 
-// Finds weights, checks their shapes, and binds them to nodes.
-class Binder {
- public:
-  Binder(const ModelSource& source, const DecoderPlan& plan, Graph& graph)
-      : source_(source), plan_(plan), graph_(graph) {}
-
-  WeightId Need(std::string_view role, int layer, const Shape& shape) {
-    const std::string name = plan_.name(role, layer) + ".weight";
-    const TensorView* tensor = source_.Find(name);
-    if (tensor == nullptr)
-      throw FormatError(source_.path(), fmt::format("tensor \"{}\"", name), ToString(shape), "no such tensor");
-    return Bind(*tensor, role, layer, shape);
-  }
-
-  // kAbsent if the file has no such bias.
-  WeightId Bias(std::string_view role, int layer, std::int64_t width) {
-    const TensorView* tensor = source_.Find(plan_.name(role, layer) + ".bias");
-    return tensor == nullptr ? kAbsent : Bind(*tensor, std::string(role) + ".bias", layer, {width});
-  }
-
- private:
-  WeightId Bind(const TensorView& tensor, std::string_view role, int layer, const Shape& shape) {
-    if (tensor.shape != shape) {
-      throw FormatError(source_.path(), fmt::format("tensor \"{}\"", tensor.name),
-                        fmt::format("{} as the config says", ToString(shape)), ToString(tensor.shape));
-    }
-    return graph_.AddWeight({.name = tensor.name, .tensor = tensor, .role = std::string(role), .layer = layer});
-  }
-
-  const ModelSource& source_;
-  const DecoderPlan& plan_;
-  Graph& graph_;
-};
-
 class DecoderBuilder {
  public:
-  DecoderBuilder(const ModelSource& source, const DecoderPlan& plan) : plan_(plan), bind_(source, plan, graph_) {
+  DecoderBuilder(const ModelSource& source, const DecoderPlan& plan) : plan_(plan), bind_(source, graph_, plan.name) {
     graph_.architecture = plan.architecture;
     graph_.vocabulary = plan.vocabulary;
     graph_.hidden = plan.hidden;
@@ -61,7 +27,12 @@ class DecoderBuilder {
     for (int layer = 0; layer < plan_.layers; ++layer) stream = Layer(layer, stream);
     const NodeId normed = Norm("final_norm", "final_norm", kAbsent, stream);
     const WeightId head = plan_.tied_head ? table : bind_.Need("logits", kAbsent, {plan_.vocabulary, plan_.hidden});
-    graph_.Add({.site = "logits", .op = LinearOp{}, .inputs = {normed}, .weight = head});
+    if (plan_.logit_softcap == 0) {
+      graph_.Add({.site = "logits", .op = LinearOp{}, .inputs = {normed}, .weight = head});
+      return std::move(graph_);
+    }
+    const NodeId raw = graph_.Add({.site = ".logits.uncapped", .op = LinearOp{}, .inputs = {normed}, .weight = head});
+    graph_.Add({.site = "logits", .op = ScaleOp{.softcap = plan_.logit_softcap}, .inputs = {raw}});
     return std::move(graph_);
   }
 
@@ -119,6 +90,8 @@ class DecoderBuilder {
                                                      .kv_heads = plan_.kv_heads,
                                                      .head_dim = plan_.head_dim,
                                                      .scale = plan_.attention_scale,
+                                                     .scales_query = plan_.scales_query,
+                                                     .softcap = plan_.attention_softcap,
                                                      .window = window},
                                       .inputs = {q_rope, k_rope}});
     const NodeId probs = graph_.Add({.site = prefix + "probs", .layer = layer, .op = SoftmaxOp{}, .inputs = {scores}});
@@ -131,6 +104,8 @@ class DecoderBuilder {
   }
 
   NodeId Mlp(int layer, NodeId normed) {
+    if (plan_.mixture && plan_.mixture->layers[static_cast<std::size_t>(layer)])
+      return AddMixture(bind_, *plan_.mixture, layer, normed);
     const NodeId gate = Linear(layer, "mlp.gate", normed, plan_.hidden, plan_.intermediate);
     const NodeId up = Linear(layer, "mlp.up", normed, plan_.hidden, plan_.intermediate);
     const NodeId act = graph_.Add({.site = fmt::format("layers.{}.mlp.act", layer),
@@ -140,14 +115,22 @@ class DecoderBuilder {
     return Linear(layer, "mlp.out", act, plan_.intermediate, plan_.hidden);
   }
 
+  // A sublayer's output as it is added to the stream.
+  NodeId Output(int layer, std::string_view block, NodeId output) {
+    if (!plan_.output_norms) return output;
+    return Norm(fmt::format(".layers.{}.{}.output_norm", layer, block), fmt::format("{}.output_norm", block), layer,
+                output);
+  }
+
   // The layer's input is its own site, and the same tensor as the previous layer's output: a sum of one term.
   NodeId Layer(int layer, NodeId stream) {
     const std::string prefix = fmt::format("layers.{}.", layer);
     const NodeId in = graph_.Add({.site = prefix + "in", .layer = layer, .op = AddOp{}, .inputs = {stream}});
-    const NodeId attention = Attention(layer, Norm(prefix + "attn.norm", "attn.norm", layer, in));
+    const NodeId attention =
+        Output(layer, "attn", Attention(layer, Norm(prefix + "attn.norm", "attn.norm", layer, in)));
     const NodeId middle =
         graph_.Add({.site = prefix + "attn.residual", .layer = layer, .op = AddOp{}, .inputs = {in, attention}});
-    const NodeId mlp = Mlp(layer, Norm(prefix + "mlp.norm", "mlp.norm", layer, middle));
+    const NodeId mlp = Output(layer, "mlp", Mlp(layer, Norm(prefix + "mlp.norm", "mlp.norm", layer, middle)));
     const NodeId sum =
         graph_.Add({.site = prefix + "mlp.residual", .layer = layer, .op = AddOp{}, .inputs = {middle, mlp}});
     return graph_.Add({.site = prefix + "out", .layer = layer, .op = AddOp{}, .inputs = {sum}});
@@ -164,13 +147,25 @@ Graph BuildDecoder(const ModelSource& source, const DecoderPlan& plan) { return 
 
 std::string HfDecoderName(const ModelSource& source, std::string_view role, int layer) {
   static const std::unordered_map<std::string_view, std::string_view> kNames = {
-      {"embed", "embed_tokens"},           {"final_norm", "norm"},
-      {"attn.norm", "input_layernorm"},    {"attn.q", "self_attn.q_proj"},
-      {"attn.k", "self_attn.k_proj"},      {"attn.v", "self_attn.v_proj"},
-      {"attn.q_norm", "self_attn.q_norm"}, {"attn.k_norm", "self_attn.k_norm"},
-      {"attn.out", "self_attn.o_proj"},    {"mlp.norm", "post_attention_layernorm"},
-      {"mlp.gate", "mlp.gate_proj"},       {"mlp.up", "mlp.up_proj"},
-      {"mlp.out", "mlp.down_proj"}};
+      {"embed", "embed_tokens"},
+      {"final_norm", "norm"},
+      {"attn.norm", "input_layernorm"},
+      {"attn.q", "self_attn.q_proj"},
+      {"attn.k", "self_attn.k_proj"},
+      {"attn.v", "self_attn.v_proj"},
+      {"attn.q_norm", "self_attn.q_norm"},
+      {"attn.k_norm", "self_attn.k_norm"},
+      {"attn.out", "self_attn.o_proj"},
+      {"mlp.norm", "post_attention_layernorm"},
+      {"mlp.gate", "mlp.gate_proj"},
+      {"mlp.up", "mlp.up_proj"},
+      {"mlp.out", "mlp.down_proj"},
+      {"moe", "mlp"},
+      {"moe.router_logits", "mlp.gate"},
+      {"moe.shared.gate", "mlp.shared_expert.gate_proj"},
+      {"moe.shared.up", "mlp.shared_expert.up_proj"},
+      {"moe.shared.down", "mlp.shared_expert.down_proj"},
+      {"moe.shared.open", "mlp.shared_expert_gate"}};
   if (role == "logits") return "lm_head";
   // A folder saved from the bare model, without its head, leaves the prefix out.
   const std::string prefix = source.Find("embed_tokens.weight") != nullptr ? "" : "model.";
@@ -180,12 +175,37 @@ std::string HfDecoderName(const ModelSource& source, std::string_view role, int 
 
 std::string GgufDecoderName(std::string_view role, int layer) {
   static const std::unordered_map<std::string_view, std::string_view> kNames = {
-      {"embed", "token_embd"},     {"final_norm", "output_norm"},  {"logits", "output"},
-      {"attn.norm", "attn_norm"},  {"attn.q", "attn_q"},           {"attn.k", "attn_k"},
-      {"attn.v", "attn_v"},        {"attn.q_norm", "attn_q_norm"}, {"attn.k_norm", "attn_k_norm"},
-      {"attn.out", "attn_output"}, {"mlp.norm", "ffn_norm"},       {"mlp.gate", "ffn_gate"},
-      {"mlp.up", "ffn_up"},        {"mlp.out", "ffn_down"}};
+      {"embed", "token_embd"},
+      {"final_norm", "output_norm"},
+      {"logits", "output"},
+      {"attn.norm", "attn_norm"},
+      {"attn.q", "attn_q"},
+      {"attn.k", "attn_k"},
+      {"attn.v", "attn_v"},
+      {"attn.q_norm", "attn_q_norm"},
+      {"attn.k_norm", "attn_k_norm"},
+      {"attn.out", "attn_output"},
+      {"mlp.norm", "ffn_norm"},
+      {"mlp.gate", "ffn_gate"},
+      {"mlp.up", "ffn_up"},
+      {"mlp.out", "ffn_down"},
+      {"attn.output_norm", "post_attention_norm"},
+      {"mlp.output_norm", "post_ffw_norm"},
+      {"moe", "ffn"},
+      {"moe.router_logits", "ffn_gate_inp"},
+      {"moe.shared.gate", "ffn_gate_shexp"},
+      {"moe.shared.up", "ffn_up_shexp"},
+      {"moe.shared.down", "ffn_down_shexp"},
+      {"moe.shared.open", "ffn_gate_inp_shexp"}};
   return layer == kAbsent ? std::string(kNames.at(role)) : fmt::format("blk.{}.{}", layer, kNames.at(role));
+}
+
+Activation ReadHfActivation(const ModelSource& source, std::string_view key, std::string_view fallback) {
+  const std::string name = source.Text(key, fallback);
+  const auto parsed = ParseActivation(name);
+  if (!parsed)
+    throw UsageError(fmt::format("{}: {}: activation \"{}\" is not supported", source.config_file(), key, name));
+  return *parsed;
 }
 
 DecoderPlan ReadHfDecoder(const ModelSource& source) {
@@ -208,12 +228,7 @@ DecoderPlan ReadHfDecoder(const ModelSource& source) {
     source.Refuse("head_dim", "an even number", std::to_string(plan.head_dim));
   plan.norm_eps = source.Number("rms_norm_eps", 1e-6);
   plan.attention_scale = 1.0 / std::sqrt(static_cast<double>(plan.head_dim));
-  const std::string activation = source.Text("hidden_act", "silu");
-  const auto parsed = ParseActivation(activation);
-  if (!parsed)
-    throw UsageError(
-        fmt::format("{}: hidden_act: activation \"{}\" is not supported", source.config_file(), activation));
-  plan.activation = *parsed;
+  plan.activation = ReadHfActivation(source, "hidden_act", "silu");
   plan.tied_head = source.Flag("tie_word_embeddings", false) || source.Find("lm_head.weight") == nullptr;
   plan.name = [&source](std::string_view role, int layer) { return HfDecoderName(source, role, layer); };
   return plan;
@@ -225,7 +240,7 @@ DecoderPlan ReadGgufDecoder(const ModelSource& source) {
   plan.architecture = source.architecture();
   plan.layers = static_cast<int>(source.Integer(prefix + "block_count"));
   plan.hidden = source.Integer(prefix + "embedding_length");
-  plan.intermediate = source.Integer(prefix + "feed_forward_length");
+  plan.intermediate = source.Integer(prefix + "feed_forward_length", 0);  // a mixture may have none
   plan.heads = source.Integer(prefix + "attention.head_count");
   plan.kv_heads = source.Integer(prefix + "attention.head_count_kv", plan.heads);
   if (plan.layers < 1) source.Refuse(prefix + "block_count", "at least 1", std::to_string(plan.layers));

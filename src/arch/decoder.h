@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/mixture.h"
 #include "arch/model.h"
 #include "graph/graph.h"
 
@@ -21,11 +22,15 @@ struct DecoderPlan {
   RopeOp rope;  // heads is set per use
   bool q_rows_interleaved = false;
   double attention_scale = 1;
-  std::vector<std::int64_t> windows;  // [layers]; empty or 0: full attention
+  bool scales_query = false;                        // the queries are multiplied by it, not the scores
+  double attention_softcap = 0, logit_softcap = 0;  // 0: none
+  std::vector<std::int64_t> windows;                // [layers]; empty or 0: full attention
   Activation activation = Activation::kSilu;
   double embed_scale = 1;
   bool tied_head = false;
-  bool q_k_norms = false;  // RMSNorm over each head of q and k before RoPE
+  bool q_k_norms = false;     // RMSNorm over each head of q and k before RoPE
+  bool output_norms = false;  // a norm after each sublayer, before its output is added to the stream
+  std::optional<MixturePlan> mixture;
   // Weight names by role ("embed", "attn.q", "attn.norm", …) without ".weight"/".bias"; layer < 0 for the top ones.
   std::function<std::string(std::string_view role, int layer)> name;
 };
@@ -43,6 +48,12 @@ struct DecoderPlan {
 // Weight names of HF's decoder modules, with or without the leading "model.".
 [[nodiscard]] std::string HfDecoderName(const ModelSource& source, std::string_view role, int layer);
 [[nodiscard]] std::string GgufDecoderName(std::string_view role, int layer);
+
+// The activation that an HF config names. Errors: UsageError naming one that is not supported.
+[[nodiscard]] Activation ReadHfActivation(const ModelSource& source, std::string_view key, std::string_view fallback);
+
+// The mixture of a GGUF of Mixtral.
+[[nodiscard]] MixturePlan ReadGgufMixtral(const ModelSource& source, const DecoderPlan& plan);
 
 // Reads what all HF decoder configs share: sizes, eps, activation, tied head.
 [[nodiscard]] DecoderPlan ReadHfDecoder(const ModelSource& source);

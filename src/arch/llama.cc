@@ -11,6 +11,7 @@ Graph BuildLlama(const ModelSource& source) {
     DecoderPlan plan = ReadGgufDecoder(source);
     plan.rope.pairing = RopePairing::kInterleaved;
     plan.q_rows_interleaved = true;
+    if (source.Integer("llama.expert_count", 0) > 0) plan.mixture = ReadGgufMixtral(source, plan);
     return BuildDecoder(source, plan);
   }
   DecoderPlan plan = ReadHfDecoder(source);

@@ -21,6 +21,11 @@ constexpr std::array kArchitectures = {
     Architecture{"mistral", BuildLlama, true, false},  // a GGUF of Mistral says "llama"
     Architecture{"qwen2", BuildQwen2, true, true},
     Architecture{"qwen3", BuildQwen3, true, true},
+    Architecture{"gemma2", BuildGemma2, true, true},
+    Architecture{"mixtral", BuildMixtral, true, false},  // a GGUF of Mixtral says "llama", with a number of experts
+    Architecture{"qwen2_moe", BuildQwen2Moe, true, false},
+    Architecture{"qwen2moe", BuildQwen2Moe, false, true},
+    Architecture{"bert", BuildBert, true, true},
 };
 
 }  // namespace

@@ -23,6 +23,7 @@ struct SideResult {
   std::vector<std::pair<Defect, NodeId>> defects;
   std::vector<NoiseRow> noise;
   std::vector<Equivalence> equivalences;
+  std::vector<RoutingFlip> routing;
   std::vector<std::string> remarks;
   std::map<NodeId, SiteStats> healthy;
   std::int64_t values = 0, exact = 0, one_ulp = 0;
@@ -60,6 +61,14 @@ Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, 
   return defect;
 }
 
+// A site within a range of tokens: chosen experts as choices, all else as values.
+SiteStats StatsOf(const Replay& replay, const Node& node, TokenRange range) {
+  if (std::holds_alternative<TopExpertsOp>(node.op)) return MeasureRouting(replay, node, range);
+  return MeasureSite(replay.graph(), node, replay.recording().At(node.id),
+                     {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
+                     replay.arithmetic(), range);
+}
+
 void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, SideResult& side) {
   const Recording& recording = replay.recording();
   if (recording.steps.size() == 1) {
@@ -67,18 +76,13 @@ void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, 
     return;
   }
   for (const TraceStep& step : recording.steps) {
-    const SiteStats stats =
-        MeasureSite(replay.graph(), node, recording.At(node.id),
-                    {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
-                    replay.arithmetic(), {step.start, step.start + step.count});
+    const SiteStats stats = StatsOf(replay, node, {step.start, step.start + step.count});
     if (stats.all.count + stats.unjudged > 0) side.noise.push_back(RowOf(stats, step.step, node.site));
   }
 }
 
 void JudgeSite(const Replay& replay, const Node& node, std::string_view side_name, SideResult& side) {
-  const SiteStats stats = MeasureSite(replay.graph(), node, replay.recording().At(node.id),
-                                      {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)},
-                                      &replay.Free(node.id), replay.arithmetic(), {0, replay.recording().run.count()});
+  const SiteStats stats = StatsOf(replay, node, {0, replay.recording().run.count()});
   MeasureNoise(replay, node, stats, side);
   side.values += stats.all.count;
   side.exact += stats.exact;
@@ -87,9 +91,14 @@ void JudgeSite(const Replay& replay, const Node& node, std::string_view side_nam
   if (stats.all.count == 0) return;  // its inputs are not finite: it cannot be judged, and is not blamed
   const Flags flags = JudgeSize(stats);
   Finding finding;
-  if (flags.flagged) {
+  if (std::holds_alternative<TopExpertsOp>(node.op)) {
+    if (stats.all.broken > 0) finding = ExplainRouting(replay, node, stats);
+  } else if (flags.flagged && std::holds_alternative<ExpertWeightsOp>(node.op) &&
+             replay.recording().Has(node.inputs[1]) && WeighsTheRightExperts(replay, node)) {
+    return;  // right for the experts that were to be chosen: the choice is blamed, not they
+  } else if (flags.flagged) {
     finding = ExplainFlagged(replay, node.id, stats, flags);
-  } else if (!IsExplained(stats, replay.arithmetic().storage)) {
+  } else if (!IsExplained(stats, StorageOf(node, replay.arithmetic()))) {
     finding = ExplainQuiet(replay, node.id, stats);
   }
   for (const NamedCause& cause : finding.causes)
@@ -118,6 +127,19 @@ void NameKeyOnlyMistakes(const Graph& graph, SideResult& side) {
     if (q == nullptr || !side.recording.Has(q->id) || FindDefect(side, q_site) != nullptr) continue;
     defect.cause.id = "rope.k_missing";
     defect.cause.statement = "RoPE is applied to q and not to k";
+  }
+}
+
+// A norm before the sum shows twice: as a sum without the stream, and as a next layer that begins with more than the norm.
+void NameNormsBeforeTheSum(SideResult& side) {
+  for (auto sum = side.defects.begin(); sum != side.defects.end(); ++sum) {
+    if (sum->first.cause.id != "residual.missing") continue;
+    const auto order = std::find_if(sum, side.defects.end(), [&](const auto& entry) {
+      return entry.first.cause.id == "norm.order" && entry.first.site.ends_with(".in");
+    });
+    if (order == side.defects.end()) continue;
+    sum->first.cause = order->first.cause;
+    side.defects.erase(order);
   }
 }
 
@@ -180,13 +202,18 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   }
   side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
-  Replay replay(model.graph, side.recording, side.chosen.arithmetic);
+  Graph graph = model.graph;  // open choices of experts are written into it
+  Replay replay(graph, side.recording, side.chosen.arithmetic);
   replay.Run(options.progress);
   RefuseBrokenWeights(model, replay);
-  for (const Node& node : model.graph.nodes) {
+  if (SettleRouting(replay, graph)) replay.Run(options.progress);
+  for (const Node& node : graph.nodes) {
     if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
+    if (std::holds_alternative<TopExpertsOp>(node.op))
+      std::ranges::copy(FlipsOf(replay, node), std::back_inserter(side.routing));
   }
   NameKeyOnlyMistakes(model.graph, side);
+  NameNormsBeforeTheSum(side);
   MoveShiftedPositions(model.graph, side);
   return side;
 }
@@ -196,12 +223,13 @@ struct Family {
   std::vector<std::string_view> endings;
 };
 
-const std::array<Family, 8>& Families() {
-  static const std::array<Family, 8> families = {{
+const std::array<Family, 9>& Families() {
+  static const std::array<Family, 9> families = {{
       {"token embedding", {"embed"}},
       {"norms", {"norm"}},
       {"projections (weights, biases, their quantisation)",
        {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.out"}},
+      {"mixture of experts", {"moe.router_logits", "moe.probs", "moe.experts", "moe.weights", "moe.out"}},
       {"RoPE", {"q_rope", "k_rope"}},
       {"attention scores, mask and softmax", {"scores", "probs", "ctx"}},
       {"activation", {"mlp.act"}},
@@ -259,6 +287,7 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
   diagnosis.noise = std::move(side.noise);
   diagnosis.equivalences = std::move(side.equivalences);
+  diagnosis.routing = std::move(side.routing);
   diagnosis.remarks = std::move(side.remarks);
   diagnosis.values = side.values;
   const auto values = static_cast<double>(std::max<std::int64_t>(side.values, 1));

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "arch/model.h"
+#include "diagnose/routing.h"
 #include "diagnose/search.h"
 #include "trace/trace.h"
 
@@ -50,6 +51,7 @@ struct Diagnosis {
   std::vector<NoiseRow> noise;
   std::vector<Note> cleared;
   std::vector<Equivalence> equivalences;
+  std::vector<RoutingFlip> routing;  // tokens that go to other experts than in MODEL, run in f64
   std::int64_t values = 0;
   double exact = 0, one_ulp = 0;     // shares of `values`
   std::vector<std::string> remarks;  // layout chosen, sites that MODEL does not have, an open trace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -47,6 +48,7 @@ double SearchSite::Residual(const Edit& edit, Replay::Pass pass) const {
   double error = 0, signal = 0;
   std::int64_t broken = 0, count = 0;
   const Value& recorded = replay_.recording().At(target_).value;
+  if (replayed.shape != recorded.shape) return std::numeric_limits<double>::infinity();
   for (const std::size_t i : counted_) {
     const double x = recorded.data[i], f = replayed.data[i];
     ++count;

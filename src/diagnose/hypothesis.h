@@ -81,5 +81,8 @@ void ProposeLinear(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeMlp(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeResidual(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeExperts(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeOrder(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeHead(const SearchSite& site, std::vector<Hypothesis>& out);
 
 }  // namespace paritrace

@@ -37,8 +37,10 @@ void ReadGgmlOptions(const Trace& trace, const Recording& recording, const Graph
   const auto flash = run.find("flash_attention");
   arithmetic.flash_attention =
       flash != run.end() && flash->is_boolean() ? flash->get<bool>() : LooksFused(recording, graph);
+  if (!graph.has_cache && !arithmetic.flash_attention)
+    arithmetic.kv_cache = Rounding::kNone;  // a flash kernel copies K and V to f16
   const auto cache = run.find("kv_type");
-  if (cache == run.end()) return;
+  if (cache == run.end() || !graph.has_cache) return;
   const Json& k = cache->is_object() && cache->contains("k") ? (*cache)["k"] : *cache;
   if (!k.is_string()) return;
   const std::string type = k.get<std::string>();
@@ -74,6 +76,8 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
     chosen.inferred = true;
     chosen.arithmetic = *FindArithmetic(NameFromValues(trace, recording));
   }
+  const auto experts = RunOf(trace).find("experts");
+  if (experts != RunOf(trace).end() && *experts == "eager") chosen.arithmetic.mixture = Mixture::kByExpert;
   if (chosen.arithmetic.name == "ggml-cpu") ReadGgmlOptions(trace, recording, graph, chosen.arithmetic);
   return chosen;
 }

@@ -8,44 +8,87 @@
 
 namespace paritrace {
 
+namespace {
+
+void ProposeScale(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const EmbedOp right = std::get<EmbedOp>(node.op);
+  std::vector<double> factors = NiceNumbers(site.BestFactor(site.base()) * right.scale);
+  factors.insert(factors.begin(), {1.0, std::sqrt(static_cast<double>(site.graph().hidden))});
+  for (const double factor : factors) {
+    if (std::fabs(factor / right.scale - 1) < 1e-6) continue;
+    Node changed = node;
+    std::get<EmbedOp>(changed.op).scale = factor;
+    out.push_back(
+        {.cause = "embed.scale",
+         .edit = site.With(changed),
+         .expected = right.scale,
+         .found = factor,
+         .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor, right.scale),
+         .fix = fmt::format("multiply by {:g}", right.scale),
+         .parameters = 1});
+  }
+}
+
+void ProposeQuantised(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const Weight& table = site.graph().weights[static_cast<std::size_t>(node.weight)];
+  if (IsBlockQuantised(table.tensor.dtype)) return;
+  for (const DType type : kRequantisable) {
+    if (type == table.tensor.dtype) continue;
+    Node changed = node;
+    std::get<EmbedOp>(changed.op).quantised = type;
+    out.push_back(QuantisedWeights(table, type, site.With(changed)));
+  }
+}
+
+void ProposeRow(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const EmbedIndex index = std::get<EmbedOp>(node.op).index;
+  const std::int64_t rows = site.graph().weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
+  const std::int64_t last = rows - site.replay().recording().run.count();
+  for (const std::int64_t offset : {1, -1, 2, -2}) {
+    if (index == EmbedIndex::kType && (offset < 0 || offset >= rows)) continue;
+    if (index == EmbedIndex::kPosition && offset > last) continue;
+    Node changed = node;
+    std::get<EmbedOp>(changed.op).row_offset = offset;
+    const char* what = index == EmbedIndex::kToken      ? "the embedding table is taken for each token"
+                       : index == EmbedIndex::kPosition ? "the position table is taken for each position"
+                                                        : "the token types is taken where a single text has type 0";
+    out.push_back({.cause = "embed.row_offset",
+                   .edit = site.With(changed),
+                   .expected = 0,
+                   .found = offset,
+                   .statement = fmt::format("row {:+} of {}", offset, what),
+                   .fix = index == EmbedIndex::kToken      ? "look for a padding row or an offset in the vocabulary"
+                          : index == EmbedIndex::kPosition ? "number the positions as the model does, from 0"
+                                                           : "pass type 0 for every token of a single text"});
+  }
+}
+
+// Positions or types that are left out of the sum.
+void ProposeMissingTerm(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    const auto* term = std::get_if<EmbedOp>(&site.graph().nodes[static_cast<std::size_t>(node.inputs[i])].op);
+    if (term == nullptr || term->index == EmbedIndex::kToken) continue;
+    const bool position = term->index == EmbedIndex::kPosition;
+    Node changed = node;
+    changed.inputs.erase(changed.inputs.begin() + static_cast<std::ptrdiff_t>(i));
+    out.push_back(
+        {.cause = position ? "embed.position_missing" : "embed.type_missing",
+         .edit = site.With(changed),
+         .statement = position ? "the position embeddings are not added" : "the token type embeddings are not added",
+         .fix = position ? "add the row of each position" : "add row 0 of the token types"});
+  }
+}
+
+}  // namespace
+
 void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out) {
   for (const Node& node : site.segment()) {
+    if (node.site == "embed" && std::holds_alternative<AddOp>(node.op)) ProposeMissingTerm(site, node, out);
     const auto* right = std::get_if<EmbedOp>(&node.op);
     if (right == nullptr) continue;
-    const auto with = [&](EmbedOp op) {
-      Node changed = node;
-      changed.op = op;
-      return site.With(changed);
-    };
-    if (node.id == site.target().id || site.target().site == "layers.0.in") {
-      std::vector<double> factors = NiceNumbers(site.BestFactor(site.base()) * right->scale);
-      factors.insert(factors.begin(), {1.0, std::sqrt(static_cast<double>(site.graph().hidden))});
-      for (const double factor : factors) {
-        if (std::fabs(factor / right->scale - 1) < 1e-6) continue;
-        out.push_back({.cause = "embed.scale",
-                       .edit = with({.scale = factor}),
-                       .expected = right->scale,
-                       .found = factor,
-                       .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor,
-                                                right->scale),
-                       .fix = fmt::format("multiply by {:g}", right->scale),
-                       .parameters = 1});
-      }
-    }
-    const Weight& table = site.graph().weights[static_cast<std::size_t>(node.weight)];
-    for (const DType type : kRequantisable) {
-      if (!IsBlockQuantised(table.tensor.dtype) && type != table.tensor.dtype) {
-        out.push_back(QuantisedWeights(table, type, with({.scale = right->scale, .quantised = type})));
-      }
-    }
-    for (const std::int64_t offset : {1, -1, 2, -2}) {
-      out.push_back({.cause = "embed.row_offset",
-                     .edit = with({.scale = right->scale, .row_offset = offset}),
-                     .expected = 0,
-                     .found = offset,
-                     .statement = fmt::format("row {:+} of the embedding table is taken for each token", offset),
-                     .fix = "look for a padding row or an offset in the vocabulary"});
-    }
+    if (node.id == site.target().id || site.target().site == "layers.0.in") ProposeScale(site, node, out);
+    ProposeQuantised(site, node, out);
+    ProposeRow(site, node, out);
   }
 }
 

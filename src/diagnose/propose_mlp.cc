@@ -12,7 +12,7 @@ void ProposeMlp(const SearchSite& site, std::vector<Hypothesis>& out) {
     using enum Activation;
     for (const Activation other :
          {kSilu, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kReluSquared, kSigmoid, kTanh, kIdentity}) {
-      if (other == right->function) continue;
+      if (Name(other) == Name(right->function)) continue;
       Node changed = node;
       changed.op = ActivationOp{other};
       out.push_back(

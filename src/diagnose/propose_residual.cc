@@ -88,7 +88,9 @@ void ProposeFactors(const SearchSite& site, const Node& node, std::vector<Hypoth
 
 void ProposeResidual(const SearchSite& site, std::vector<Hypothesis>& out) {
   for (const Node& node : site.segment()) {
-    if (!std::holds_alternative<AddOp>(node.op) || node.inputs.size() != 2) continue;
+    // Other sums of two, of embeddings or of experts, are no residual.
+    if (!std::holds_alternative<AddOp>(node.op) || node.inputs.size() != 2 || !node.site.ends_with(".residual"))
+      continue;
     ProposeTerms(site, node, out);
     ProposeFactors(site, node, out);
   }

@@ -15,6 +15,11 @@ namespace {
 constexpr double kMaskedBelow = -1e30;    // the format's mark of a masked score
 constexpr double kMaskedHalf = -65504.0;  // f16 has no such number: its lowest stands for it
 
+// Chosen experts and their weights are as many a token as the subject uses, which may be another number than MODEL's.
+bool HasOwnWidth(const Node& node) {
+  return std::holds_alternative<TopExpertsOp>(node.op) || std::holds_alternative<ExpertWeightsOp>(node.op);
+}
+
 // What the trace says of its steps; without a header, one step a distinct step number, as long as its tensors.
 std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
   if (!trace.header.steps.empty()) return trace.header.steps;
@@ -24,7 +29,7 @@ std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
     std::int64_t count = 0;
     for (const TraceEntry& entry : trace.entries) {
       const Node* node = entry.step == step && !entry.site.empty() ? graph.Find(entry.site) : nullptr;
-      if (node == nullptr || IsScoreShaped(*node)) continue;
+      if (node == nullptr || IsScoreShaped(*node) || HasOwnWidth(*node)) continue;
       const std::int64_t width = WidthOf(graph, *node);
       if (width > 0) count = std::max(count, entry.tensor.size() / width);
     }
@@ -91,6 +96,52 @@ void StoreRows(const Trace& trace, const TraceEntry& entry, const TraceStep& ste
   }
 }
 
+// Columns of a site as this entry has them.
+std::int64_t RecordedWidth(const Graph& graph, const Node& node, const TraceEntry& entry, const TraceStep& step) {
+  if (HasOwnWidth(node) && step.count > 0 && entry.tensor.size() % step.count == 0)
+    return entry.tensor.size() / step.count;
+  return WidthOf(graph, node);
+}
+
+void CheckExperts(const Trace& trace, const Node& node, const RecordedSite& site) {
+  const auto experts = static_cast<double>(std::get<TopExpertsOp>(node.op).experts);
+  for (const double id : site.value.data) {
+    if (id >= 0 && id < experts && id == std::floor(id)) continue;
+    throw IncomparableError(
+        fmt::format("{}: {}: expected expert ids below {}, found {}; is this a trace of another model?", trace.path,
+                    node.site, experts, id));
+  }
+}
+
+// Weights by expert, with zeros for those that are not used, hold the choice as well: both are brought into order of weight.
+void SortExpertWeights(const Graph& graph, const Node& node, Recording& recording) {
+  auto& weights = recording.sites[static_cast<std::size_t>(node.id)];
+  auto& chosen = recording.sites[static_cast<std::size_t>(node.inputs[1])];
+  const std::int64_t used = std::get<TopExpertsOp>(graph.nodes[static_cast<std::size_t>(node.inputs[1])].op).used;
+  const std::int64_t experts = std::get<TopExpertsOp>(graph.nodes[static_cast<std::size_t>(node.inputs[1])].op).experts;
+  if (!weights || weights->value.cols() == (chosen ? chosen->value.cols() : used)) return;
+  if (weights->value.cols() != experts || (!chosen && !weights->complete())) {
+    weights.reset();  // as many as of nothing known: their owners cannot be told
+    return;
+  }
+  const Value by_expert = weights->value;
+  if (!chosen) {
+    chosen = *weights;
+    chosen->name = weights->name;
+    chosen->value = Value({by_expert.rows(), used});
+    for (std::int64_t t = 0; t < by_expert.rows(); ++t)
+      std::ranges::copy(ComputeTopExperts({.experts = experts, .used = used}, by_expert).row(t),
+                        chosen->value.row(t).begin());
+  }
+  weights->value = Value(chosen->value.shape);
+  for (std::int64_t t = 0; t < by_expert.rows(); ++t) {
+    for (std::size_t i = 0; i < weights->value.row(t).size(); ++i) {
+      const double id = chosen->value.row(t)[i];
+      weights->value.row(t)[i] = id >= 0 ? by_expert.row(t)[static_cast<std::size_t>(id)] : id;
+    }
+  }
+}
+
 // The coarsest float format that holds all of the values recorded.
 class GridFinder {
  public:
@@ -149,14 +200,32 @@ std::int64_t NearestRow(const Weight& table, std::span<const double> wanted) {
   return best;
 }
 
+// Recorded embeddings less the positions and types that were added to those of the tokens, and without their scale.
+Value WithoutOtherTerms(const Graph& graph, const Node& embed, const Recording& recording) {
+  Value rows = recording.At(embed.id).value;
+  const auto* lookup = std::get_if<EmbedOp>(&embed.op);
+  if (lookup != nullptr && lookup->scale != 1) {
+    for (double& value : rows.data) value /= lookup->scale;
+  }
+  for (std::size_t i = 1; i < embed.inputs.size(); ++i) {
+    const Value term = Compute(graph.nodes[static_cast<std::size_t>(embed.inputs[i])], {}, graph, recording.run,
+                               *FindArithmetic("f64"));
+    for (std::size_t j = 0; j < rows.data.size(); ++j) rows.data[j] -= term.data[j];
+  }
+  return rows;
+}
+
 void RecoverTokens(const Graph& graph, Recording& recording) {
   const Node* embed = graph.Find("embed");
   std::size_t known = 0;
   if (embed != nullptr && recording.Has(embed->id)) {
-    const Weight& table = graph.weights[static_cast<std::size_t>(embed->weight)];
+    const Node* tokens = embed;
+    if (!embed->inputs.empty()) tokens = &graph.nodes[static_cast<std::size_t>(embed->inputs[0])];
+    const Weight& table = graph.weights[static_cast<std::size_t>(tokens->weight)];
+    const Value rows = WithoutOtherTerms(graph, *embed, recording);
     for (std::size_t t = 0; t < recording.run.tokens.size(); ++t) {
       if (!recording.At(embed->id).token_known[t]) continue;
-      recording.run.tokens[t] = NearestRow(table, recording.At(embed->id).value.row(static_cast<std::int64_t>(t)));
+      recording.run.tokens[t] = NearestRow(table, rows.row(static_cast<std::int64_t>(t)));
       known += recording.run.tokens[t] != kUnknownToken ? 1 : 0;
     }
   }
@@ -190,7 +259,9 @@ std::int64_t WidthOf(const Graph& graph, const Node& node) {
   if (std::holds_alternative<EmbedOp>(node.op)) return graph.hidden;
   if (std::holds_alternative<LinearOp>(node.op))
     return graph.weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
-  return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[0])]);
+  if (const auto* experts = std::get_if<TopExpertsOp>(&node.op)) return experts->used;
+  const std::size_t same = std::holds_alternative<ExpertWeightsOp>(node.op) ? 1 : 0;
+  return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[same])]);
 }
 
 Recording AssembleRecording(const Trace& trace, const Graph& graph) {
@@ -230,7 +301,8 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
     const bool scores = IsScoreShaped(*node);
     if (!site) {
       site.emplace();
-      site->value = Value(scores ? Shape{WidthOf(graph, *node), count, count} : Shape{count, WidthOf(graph, *node)});
+      site->value = Value(scores ? Shape{WidthOf(graph, *node), count, count}
+                                 : Shape{count, RecordedWidth(graph, *node, entry, *step)});
       if (std::holds_alternative<ScoresOp>(node->op))
         std::ranges::fill(site->value.data, -std::numeric_limits<double>::infinity());
       site->token_known.assign(static_cast<std::size_t>(count), false);
@@ -247,7 +319,12 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
   for (const auto& site : recording.sites) {
     if (!site) continue;
     ++recording.recorded_count;
-    grid.Add(*site);
+  }
+  for (const Node& node : graph.nodes) {
+    const auto& site = recording.sites[static_cast<std::size_t>(node.id)];
+    if (site && std::holds_alternative<TopExpertsOp>(node.op)) CheckExperts(trace, node, *site);
+    if (std::holds_alternative<ExpertWeightsOp>(node.op)) SortExpertWeights(graph, node, recording);
+    if (site && !node.wide) grid.Add(*site);
   }
   if (recording.recorded_count == 0) {
     throw IncomparableError(fmt::format("{}: expected at least one site of MODEL ({}), found none among {} tensors",

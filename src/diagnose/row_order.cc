@@ -36,7 +36,7 @@ const Node* FirstWitness(const Graph& graph, const Recording& recording) {
 }  // namespace
 
 std::string AlignRowOrder(const Graph& graph, Recording& recording) {
-  if (graph.architecture != "llama" && graph.architecture != "mistral") return "";
+  if (graph.architecture != "llama" && graph.architecture != "mistral" && graph.architecture != "mixtral") return "";
   const Node* witness = FirstWitness(graph, recording);
   if (witness == nullptr) return "";
   Replay replay(graph, recording, *FindArithmetic("f64"));

@@ -10,8 +10,8 @@
 namespace paritrace {
 namespace {
 
-constexpr std::array kProposers = {ProposeRope,     ProposeNorm,  ProposeAttention, ProposeMlp,
-                                   ProposeResidual, ProposeEmbed, ProposeLinear};
+constexpr std::array kProposers = {ProposeRope,  ProposeNorm,    ProposeAttention, ProposeMlp,  ProposeResidual,
+                                   ProposeEmbed, ProposeExperts, ProposeOrder,     ProposeHead, ProposeLinear};
 // Only mistakes that can be smaller than rounding are looked for below it.
 constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention};
 
@@ -263,7 +263,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     // Where results are stored in f32, a whole row shares the rounding of its mean or its sum, which no chance of single
     // values describes: there the mistake must stand well above what the order of summation leaves.
     const bool above_order =
-        replay.arithmetic().storage != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
+        StorageOf(node, replay.arithmetic()) != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
     const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 &&
                           std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive) continue;

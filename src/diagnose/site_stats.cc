@@ -91,6 +91,7 @@ std::int64_t HeadWidth(const Graph& graph, const Node& node) {
 SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded, const Replayed& replayed,
                       const Value* free, const Arithmetic& arithmetic, TokenRange range) {
   SiteStats stats;
+  if (free != nullptr && free->shape != recorded.value.shape) free = nullptr;  // another number of experts
   const bool scores = IsScoreShaped(node);
   const std::int64_t tokens = static_cast<std::int64_t>(recorded.token_known.size()), cols = recorded.value.cols();
   const std::int64_t head_width = scores ? 0 : HeadWidth(graph, node);
@@ -99,7 +100,7 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
   stats.by_head.resize(static_cast<std::size_t>(scores           ? recorded.value.shape[0]
                                                 : head_width > 0 ? cols / head_width
                                                                  : 0));
-  const Rounding storage = arithmetic.storage;
+  const Rounding storage = StorageOf(node, arithmetic);
   const double roundings = RoundingsOf(node, storage);
   const AngleNoise angle(node, arithmetic);
   for (std::int64_t r = 0; r < recorded.value.rows(); ++r) {

@@ -85,7 +85,8 @@ std::array<Arithmetic, 12> MakePolicies() {
                   .inner = kF32,
                   .dot_input = DotInput::kGgml,
                   .kv_cache = kF16,
-                  .rope_angle_iterated = true};
+                  .rope_angle_iterated = true,
+                  .activation = ActivationKernel::kGgml};
   Arithmetic ggml_flash = named(ggml, "ggml-cpu+flash");
   ggml_flash.flash_attention = true;
   Arithmetic ggml_f32_cache = named(ggml, "ggml-cpu+kv-f32");

@@ -43,6 +43,13 @@ enum class ActivationKernel : std::uint8_t {
   kVector,       // step by step in the inner precision, erf by the vector kernels' polynomial (torch)
   kStoredSteps,  // JAX: every step of SiLU is stored
   kRational,     // ONNX Runtime: the sigmoid is a quotient of polynomials, and is stored
+  kGgml,         // GELU from a table whose index and value are f16; all else exact
+};
+
+// How the outputs of a token's experts are summed.
+enum class Mixture : std::uint8_t {
+  kByRank,    // the most probable first, one rounding at the end
+  kByExpert,  // in order of the experts' ids, every sum stored
 };
 
 struct Arithmetic {
@@ -58,6 +65,7 @@ struct Arithmetic {
   bool flash_attention = false;         // scores and probabilities are never stored
   bool rope_angle_iterated = false;     // ggml: theta *= scale, pair by pair, in f32; else one power a pair
   ActivationKernel activation = ActivationKernel::kExact;
+  Mixture mixture = Mixture::kByRank;
 };
 
 // A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.

@@ -43,7 +43,7 @@ constexpr std::array<std::pair<std::string_view, Activation>, 17> kActivationNam
     {"silu", Activation::kSilu},
     {"swish", Activation::kSilu},
     {"gelu", Activation::kGeluErf},
-    {"gelu_new", Activation::kGeluTanh},
+    {"gelu_new", Activation::kGeluNew},
     {"gelu_pytorch_tanh", Activation::kGeluTanh},
     {"gelu_tanh", Activation::kGeluTanh},
     {"gelu_fast", Activation::kGeluTanh},
@@ -65,7 +65,8 @@ std::string_view Name(Activation activation) {
     case Activation::kIdentity: return "identity";
     case Activation::kSilu: return "silu";
     case Activation::kGeluErf: return "gelu";
-    case Activation::kGeluTanh: return "gelu_tanh";
+    case Activation::kGeluTanh:
+    case Activation::kGeluNew: return "gelu_tanh";
     case Activation::kGeluQuick: return "gelu_quick";
     case Activation::kRelu: return "relu";
     case Activation::kReluSquared: return "relu2";

@@ -18,9 +18,12 @@ using NodeId = int;
 using WeightId = int;
 inline constexpr int kAbsent = -1;
 
+// What picks the row of an embedding table: the token, its position, or its type, which is 0 for a single text.
+enum class EmbedIndex : std::uint8_t { kToken, kPosition, kType };
 struct EmbedOp {
+  EmbedIndex index = EmbedIndex::kToken;
   double scale = 1;                // multiplies the row
-  std::int64_t row_offset = 0;     // added to each token id
+  std::int64_t row_offset = 0;     // added to each index
   std::optional<DType> quantised;  // rows as a file of this type would hold them
 };
 
@@ -63,7 +66,8 @@ struct RopeOp {
 struct ScoresOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
   double scale = 1;
-  double softcap = 0;  // 0: none
+  bool scales_query = false;  // the query is multiplied and stored before the product, not the product after it
+  double softcap = 0;         // 0: none
   bool causal = true;
   std::int64_t mask_offset = 0;  // keys up to position q + offset are seen
   std::int64_t window = 0;       // 0: none; else only keys with q - k < window
@@ -76,11 +80,13 @@ struct ContextOp {
   bool heads_outermost = false;  // [heads, tokens, dim] read as [tokens, heads * dim]
 };
 
+// kGeluNew is the curve of kGeluTanh, put together from elementwise operations that store their results, not one kernel.
 enum class Activation : std::uint8_t {
   kIdentity,
   kSilu,
   kGeluErf,
   kGeluTanh,
+  kGeluNew,
   kGeluQuick,
   kRelu,
   kReluSquared,
@@ -101,8 +107,41 @@ struct ScaleOp {
   double softcap = 0;
 };
 
-using Operation =
-    std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp, ScaleOp>;
+// inputs {x, gate [tokens, 1]}: x times sigmoid(gate), token by token.
+struct GateOp {
+  bool applied = true;
+};
+
+// A mixture of experts, step by step (arXiv:1701.06538). Probabilities: softmax of the router's logits over all experts.
+struct RouterProbsOp {};
+// Ids of the `used` most probable experts of each token, in order of probability; of equals the lower id comes first.
+struct TopExpertsOp {
+  std::int64_t experts = 1, used = 1;
+  // Tokens whose choice is known from elsewhere, and that choice.
+  std::vector<std::pair<std::int64_t, std::vector<std::int64_t>>> given;
+};
+// inputs {probabilities, experts}: the probabilities of the chosen ones, [tokens, used].
+struct ExpertWeightsOp {
+  bool normalised = false;  // divided by their sum
+  bool reversed = false;    // given to the experts the other way round
+  double factor = 1;
+};
+// One expert: down(act(gate x) * up x), or down(act(up x)) without a gate. gate and up [width, hidden], down [hidden, width].
+struct Expert {
+  WeightId gate = kAbsent, up = kAbsent, down = kAbsent;
+};
+// inputs {x, experts, weights}: the sum over a token's experts of weight * expert(x), and the bias, if there is one, once.
+struct ExpertsOp {
+  Activation function = Activation::kSilu;
+  std::vector<Expert> experts;
+  bool down_rows_are_inputs = false;  // down is stored [width, hidden]
+  bool wide_weights = false;          // the weights are kept in the inner precision, and so is their product
+  double factor = 1;                  // multiplies the sum
+  double bias_factor = 1;
+};
+
+using Operation = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp,
+                               ScaleOp, GateOp, RouterProbsOp, TopExpertsOp, ExpertWeightsOp, ExpertsOp>;
 
 struct Node {
   NodeId id = kAbsent;
@@ -111,6 +150,7 @@ struct Node {
   Operation op;
   std::vector<NodeId> inputs;
   WeightId weight = kAbsent, bias = kAbsent;
+  bool wide = false;  // stored in the inner precision (f32), whatever the engine stores elsewhere
 };
 
 // A weight of the model, in the file's own layout. Linear weights: [out, in].
@@ -120,6 +160,7 @@ struct Weight {
   std::string
       role;  // the site it belongs to, without its layer: "attn.q"; the same role in another layer has the same shape
   int layer = kAbsent;
+  int expert = kAbsent;
 };
 
 struct Graph {
@@ -128,6 +169,7 @@ struct Graph {
   int layers = 0;
   bool q_rows_interleaved = false;  // the file keeps q and k rows in adjacent-pair order (GGUF `llama`)
   std::int64_t head_dim = 0;
+  bool has_cache = true;  // keys and values go through a cache; an encoder has none
   bool depends_on_absolute_position =
       false;                // learned positions: a constant shift of all positions is then no equivalence
   std::vector<Node> nodes;  // in order of execution: inputs come before their users

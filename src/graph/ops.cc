@@ -29,19 +29,25 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
   const std::int64_t rows = table.tensor.shape[0], width = table.tensor.shape[1];
   Value out({run.count(), width});
   const double scale = Round(arithmetic.storage, op.scale);
+  const auto index_of = [&](std::size_t t) {
+    return op.index == EmbedIndex::kToken      ? run.tokens[t]
+           : op.index == EmbedIndex::kPosition ? run.positions[t]
+                                               : std::int64_t{0};
+  };
   for (std::int64_t t = 0; t < run.count(); ++t) {
-    if (run.tokens[static_cast<std::size_t>(t)] == kUnknownToken) {
+    const std::int64_t index = index_of(static_cast<std::size_t>(t));
+    if (op.index == EmbedIndex::kToken && index == kUnknownToken) {
       std::ranges::fill(out.row(t), std::numeric_limits<double>::quiet_NaN());
       continue;
     }
-    const std::int64_t token = run.tokens[static_cast<std::size_t>(t)] + op.row_offset;
-    if (run.tokens[static_cast<std::size_t>(t)] < 0 || run.tokens[static_cast<std::size_t>(t)] >= rows) {
-      throw UsageError(fmt::format("token {} at position {}: expected an id below {}, the rows of {}",
-                                   run.tokens[static_cast<std::size_t>(t)], t, rows, table.name));
+    if (index < 0 || index >= rows) {
+      throw UsageError(fmt::format("{} {} at position {}: expected one below {}, the rows of {}",
+                                   op.index == EmbedIndex::kToken ? "token" : "position", index, t, rows, table.name));
     }
-    if (token < 0 || token >= rows) continue;  // only a hypothesis shifts rows out of the table
+    if (index + op.row_offset < 0 || index + op.row_offset >= rows)
+      continue;  // only a hypothesis shifts rows out of the table
     const auto row = out.row(t);
-    DecodeF64(table.tensor, token * width, width, row.data());
+    DecodeF64(table.tensor, (index + op.row_offset) * width, width, row.data());
     RoundAll(arithmetic.weights, row);
     if (op.quantised) {
       std::vector<float> quantised(row.begin(), row.end());
@@ -56,28 +62,47 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
   return out;
 }
 
+namespace {
+
+// The policy with all results kept in its inner precision.
+Arithmetic Widened(Arithmetic arithmetic) {
+  arithmetic.storage = arithmetic.inner;
+  return arithmetic;
+}
+
+}  // namespace
+
 Value Compute(const Node& node, std::span<const Value* const> inputs, const Graph& graph, const RunInput& run,
-              const Arithmetic& arithmetic) {
+              const Arithmetic& policy) {
+  const Arithmetic arithmetic = node.wide ? Widened(policy) : policy;
   const auto weight = [&](WeightId id) -> const Weight* {
     return id == kAbsent ? nullptr : &graph.weights[static_cast<std::size_t>(id)];
   };
-  return std::visit(Overloaded{
-                        [&](const EmbedOp& op) { return ComputeEmbed(op, *weight(node.weight), run, arithmetic); },
-                        [&](const NormOp& op) {
-                          return ComputeNorm(op, *inputs[0], weight(node.weight), weight(node.bias), arithmetic);
-                        },
-                        [&](const LinearOp& op) {
-                          return ComputeLinear(op, *inputs[0], *weight(node.weight), weight(node.bias), arithmetic);
-                        },
-                        [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
-                        [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic); },
-                        [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic); },
-                        [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
-                        [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic); },
-                        [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },
-                        [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic); },
-                    },
-                    node.op);
+  return std::visit(
+      Overloaded{
+          [&](const EmbedOp& op) { return ComputeEmbed(op, *weight(node.weight), run, arithmetic); },
+          [&](const NormOp& op) {
+            return ComputeNorm(op, *inputs[0], weight(node.weight), weight(node.bias), arithmetic);
+          },
+          [&](const LinearOp& op) {
+            return ComputeLinear(op, *inputs[0], *weight(node.weight), weight(node.bias), arithmetic);
+          },
+          [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
+          [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic); },
+          [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic); },
+          [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
+          [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic); },
+          [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },
+          [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic); },
+          [&](const GateOp& op) { return ComputeGate(op, *inputs[0], *inputs[1], arithmetic); },
+          [&](const RouterProbsOp&) { return ComputeRouterProbs(*inputs[0], arithmetic); },
+          [&](const TopExpertsOp& op) { return ComputeTopExperts(op, *inputs[0]); },
+          [&](const ExpertWeightsOp& op) { return ComputeExpertWeights(op, *inputs[0], *inputs[1], arithmetic); },
+          [&](const ExpertsOp& op) {
+            return ComputeExperts(op, *inputs[0], *inputs[1], *inputs[2], graph, weight(node.bias), arithmetic);
+          },
+      },
+      node.op);
 }
 
 }  // namespace paritrace

@@ -51,11 +51,25 @@ struct RunInput {
 [[nodiscard]] Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic);
 
+[[nodiscard]] Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeRouterProbs(const Value& logits, const Arithmetic& arithmetic);
+// A row with NaN in it has no most probable experts: NaN stands for their ids, and all that follows from them is NaN.
+[[nodiscard]] Value ComputeTopExperts(const TopExpertsOp& op, const Value& probs);
+[[nodiscard]] Value ComputeExpertWeights(const ExpertWeightsOp& op, const Value& probs, const Value& experts,
+                                         const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeExperts(const ExpertsOp& op, const Value& x, const Value& experts, const Value& weights,
+                                   const Graph& graph, const Weight* bias, const Arithmetic& arithmetic);
+
 // The key/value head that query head `head` reads.
 [[nodiscard]] std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads, bool tiled);
 
 // Whether the query at `q_position` sees the key at `k_position`.
 [[nodiscard]] bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position);
+
+// What a node's results are stored in.
+[[nodiscard]] inline Rounding StorageOf(const Node& node, const Arithmetic& arithmetic) {
+  return node.wide ? arithmetic.inner : arithmetic.storage;
+}
 
 // All values of a vector weight (norm weight, bias), rounded as the policy keeps weights.
 [[nodiscard]] std::vector<double> VectorWeight(const Weight& weight, const Arithmetic& arithmetic);

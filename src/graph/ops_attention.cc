@@ -18,6 +18,15 @@ std::vector<double> Cached(const Value& value, const Arithmetic& arithmetic) {
   return cached;
 }
 
+// Queries as the product takes them: scaled first where the model says so.
+Value ScaledQuery(const ScoresOp& op, const Value& q, const Arithmetic& arithmetic) {
+  Value scaled = q;
+  if (op.scales_query) {
+    for (double& value : scaled.data) value = Round(arithmetic.storage, value * op.scale);
+  }
+  return scaled;
+}
+
 // ggml rounds the other operand to the cache's type before the product.
 std::vector<double> AgainstCache(const Value& value, const Arithmetic& arithmetic) {
   std::vector<double> rounded = value.data;
@@ -33,7 +42,8 @@ double Dot(const double* a, const double* b, std::int64_t n, const Arithmetic& a
 
 double ScaledScore(const ScoresOp& op, double dot, const Arithmetic& arithmetic) {
   const Rounding storage = arithmetic.storage;
-  double score = Round(storage, Round(storage, dot) * op.scale);
+  double score = Round(storage, dot);
+  if (!op.scales_query) score = Round(storage, score * op.scale);
   if (op.softcap > 0) {
     score = Round(storage, score / op.softcap);
     score = Round(storage, std::tanh(score));
@@ -58,7 +68,8 @@ bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_posit
 Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
                     const Arithmetic& arithmetic) {
   const std::int64_t tokens = run.count();
-  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic);
+  const std::vector<double> queries = AgainstCache(ScaledQuery(op, q, arithmetic), arithmetic),
+                            keys = Cached(k, arithmetic);
   Value out({op.heads, tokens, tokens});
   ParallelFor(op.heads * tokens, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
@@ -132,8 +143,8 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
                           const Value& v, const RunInput& run, const Arithmetic& arithmetic) {
   const std::int64_t tokens = run.count(), dim = context.head_dim;
   const Rounding inner = arithmetic.inner, kept = arithmetic.kv_cache;
-  const std::vector<double> queries = AgainstCache(q, arithmetic), keys = Cached(k, arithmetic),
-                            values = Cached(v, arithmetic);
+  const std::vector<double> queries = AgainstCache(ScaledQuery(scores, q, arithmetic), arithmetic),
+                            keys = Cached(k, arithmetic), values = Cached(v, arithmetic);
   Value out({tokens, context.heads * dim});
   ParallelFor(tokens * context.heads, 8, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> sum(static_cast<std::size_t>(dim));
@@ -148,8 +159,10 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
           continue;
         const double dot = Dot(queries.data() + t * q.cols() + head * scores.head_dim,
                                keys.data() + s * k.cols() + k_head * scores.head_dim, scores.head_dim, arithmetic);
-        double score = Round(inner, Round(inner, dot) * scores.scale);
-        if (scores.softcap > 0) score = Round(inner, scores.softcap * Round(inner, std::tanh(score / scores.softcap)));
+        // ggml's kernel divides the scale by the cap once, and multiplies by that.
+        const double cap = scores.softcap, scale = (scores.scales_query ? 1.0 : scores.scale) / (cap > 0 ? cap : 1.0);
+        double score = Round(inner, Round(inner, dot) * Round(inner, scale));
+        if (cap > 0) score = Round(inner, cap * Round(inner, std::tanh(score)));
         double shrink = 1, weight = 1;
         if (score > largest) {
           shrink = largest == kMasked ? 0.0 : Round(inner, std::exp(Round(inner, largest - score)));

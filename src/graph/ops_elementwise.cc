@@ -15,6 +15,7 @@ double Apply(Activation function, double x) {
     case Activation::kSilu: return x / (1.0 + std::exp(-x));
     case Activation::kGeluErf: return 0.5 * x * (1.0 + std::erf(x * std::numbers::sqrt2 / 2.0));
     // Hendrycks and Gimpel, arXiv:1606.08415, section 2.
+    case Activation::kGeluNew:
     case Activation::kGeluTanh:
       return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case Activation::kGeluQuick: return x / (1.0 + std::exp(-1.702 * x));
@@ -90,12 +91,31 @@ double ApplyRational(Activation function, double x, Rounding storage) {
   return Apply(function, x);
 }
 
+// ggml looks GELU up in a table of all f16 numbers; beyond 10 the curve is a straight line, and taken as one.
+double ApplyFromTable(Activation function, double x) {
+  if (function != Activation::kGeluTanh && function != Activation::kGeluNew && function != Activation::kGeluQuick)
+    return Apply(function, x);
+  if (function != Activation::kGeluQuick && std::fabs(x) >= 10) return x > 0 ? x : 0.0;
+  return Round(Rounding::kF16, Round(Rounding::kF32, Apply(function, Round(Rounding::kF16, x))));
+}
+
+// torch's elementwise operations, one after another: each result is stored.
+double ApplyComposed(double x, Rounding storage) {
+  const auto stored = [storage](double value) { return Round(storage, value); };
+  const double argument =
+      stored(std::sqrt(2.0 / std::numbers::pi) * stored(x + stored(0.044715 * stored(stored(x * x) * x))));
+  return stored(stored(0.5 * x) * stored(1.0 + stored(std::tanh(argument))));
+}
+
 double ApplyWith(const Arithmetic& arithmetic, Activation function, double x) {
+  if (function == Activation::kGeluNew && arithmetic.dot_input != DotInput::kGgml)
+    return ApplyComposed(x, arithmetic.storage);
   switch (arithmetic.activation) {
     case ActivationKernel::kExact: return Apply(function, x);
     case ActivationKernel::kVector: return ApplyInSteps(function, x, arithmetic.inner);
     case ActivationKernel::kStoredSteps: return ApplyStepwise(function, x, arithmetic.storage);
     case ActivationKernel::kRational: return ApplyRational(function, x, arithmetic.storage);
+    case ActivationKernel::kGgml: return ApplyFromTable(function, x);
   }
   return x;
 }
@@ -140,6 +160,16 @@ Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmet
       y = Round(storage, y * op.softcap);
     }
     out.data[i] = y;
+  }
+  return out;
+}
+
+Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic) {
+  Value out = x;
+  if (!op.applied) return out;
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    const double open = Round(arithmetic.storage, ApplyWith(arithmetic, Activation::kSigmoid, gate.row(t)[0]));
+    for (double& value : out.row(t)) value = Round(arithmetic.storage, value * open);
   }
   return out;
 }

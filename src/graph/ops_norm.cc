@@ -47,7 +47,10 @@ Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const 
           // A weight shared by all groups (q and k norms) is as long as one group; otherwise it spans the row.
           const std::size_t w = scale.size() == in.size() ? i : static_cast<std::size_t>(start) + i;
           if (op.kind == NormKind::kLayer) {  // one fused kernel: a single rounding to storage at the end
-            if (!scale.empty() && op.use != NormWeight::kMissing) y = Round(inner, y * scale[w] * op.weight_factor);
+            const double plus = op.use == NormWeight::kPlusOne ? 1.0 : 0.0;
+            if (!scale.empty() && op.use != NormWeight::kMissing)
+              y = Round(inner, y * (plus + scale[w]) * op.weight_factor);
+            if (op.use == NormWeight::kTwice) y = Round(inner, y * scale[w]);
             if (!shift.empty()) y = Round(inner, y + shift[w]);
           } else if (op.use == NormWeight::kPlusOne) {  // Gemma: weight + 1 and the product inside f32
             y = Round(inner, y * Round(inner, 1.0 + scale[w] * op.weight_factor));
@@ -56,6 +59,7 @@ Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const 
             y = Round(storage, y * scale[w] * op.weight_factor);
             if (op.use == NormWeight::kTwice) y = Round(storage, y * scale[w]);
           }
+          if (op.kind == NormKind::kRms && !shift.empty()) y = Round(storage, Round(storage, y) + shift[w]);
           to[i] = Round(storage, y);
         }
       }

@@ -46,6 +46,14 @@ Json DefectToJson(const Defect& defect) {
   return json;
 }
 
+Json FlipToJson(const RoutingFlip& flip) {
+  Json json = {{"step", flip.step}, {"layer", flip.layer}, {"token", flip.token}, {"reference", flip.reference}, {"subject", flip.subject}};
+  Put(json, "margin", flip.margin);
+  Put(json, "error", flip.error);
+  json["benign"] = flip.benign;
+  return json;
+}
+
 Json NoiseToJson(const NoiseRow& row) {
   Json json = {{"step", row.step}, {"site", row.site}};
   Put(json, "introduced_nmse", row.introduced_nmse);
@@ -109,6 +117,7 @@ Json DiagnosisToJson(const Diagnosis& diagnosis) {
   for (const NoiseRow& row : diagnosis.noise) json["noise"].push_back(NoiseToJson(row));
   json["explained"] = {{"values", diagnosis.values}, {"exact", diagnosis.exact}, {"one_ulp", diagnosis.one_ulp}};
   json["routing"] = Json::array();
+  for (const RoutingFlip& flip : diagnosis.routing) json["routing"].push_back(FlipToJson(flip));
   json["equivalences"] = Json::array();
   for (const Equivalence& equivalence : diagnosis.equivalences) {
     json["equivalences"].push_back({{"site", equivalence.site}, {"statement", equivalence.statement}});

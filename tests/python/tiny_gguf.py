@@ -1,17 +1,43 @@
-"""Writes a small Hugging Face model of another architecture than Llama as a GGUF, for tests of the capture.
+"""Writes a small Hugging Face model of another architecture than Llama as a GGUF, for tests.
 
-gguf-py knows the tensors' names; what is added here is the metadata that llama.cpp needs, and a vocabulary of dummies.
+gguf-py knows the tensors' names; what is added here is the metadata that llama.cpp needs, a vocabulary of dummies, and the
+layout of stacked experts.
 """
 
 import gguf
 import numpy as np
 
+TYPES = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "tq2_0": (gguf.GGMLQuantizationType.TQ2_0, gguf.LlamaFileType.MOSTLY_TQ2_0),
+    "tq1_0": (gguf.GGMLQuantizationType.TQ1_0, gguf.LlamaFileType.MOSTLY_TQ1_0),
+}
+# llama.cpp's name of an architecture, where it is another one than Hugging Face's.
+ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe"}
+# Kept in f32 by llama.cpp's own converter, whatever the file's type.
+KEPT = ("position_embd", "token_types", "ffn_gate_inp")
 
-def write(model, path, pooling=gguf.PoolingType.NONE):
-    """model: a transformers model in f32 of type qwen2, qwen3, gemma2 or bert; path: the file to write; pooling: of bert."""
+
+def write(model, path, type_name="f32", pooling=gguf.PoolingType.NONE):
+    """model: a transformers model in f32 of type qwen2, qwen3, gemma2, bert, mixtral, qwen2_moe or bitnet; path: the file to write.
+
+    pooling: of bert.
+    type_name: what the matrices are kept in, a key of TYPES; ternary types hold the embedding and the head in f16.
+    """
     config = model.config
-    kind = config.model_type
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    kind = ARCHITECTURES.get(config.model_type, config.model_type)
+    writer = start(path, kind, config, type_name)
+    if kind == "bert":
+        add_encoder(writer, config, pooling)
+    else:
+        add_decoder(writer, config)
+    write_tensors(writer, tensors_of(model, kind), type_name)
+
+
+def start(path, kind, config, type_name):
+    """An open writer with what every architecture needs."""
     writer = gguf.GGUFWriter(path, kind)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -19,22 +45,7 @@ def write(model, path, pooling=gguf.PoolingType.NONE):
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    if kind == "bert":
-        writer.add_layer_norm_eps(config.layer_norm_eps)
-        writer.add_causal_attention(False)
-        writer.add_pooling_type(pooling)
-        writer.add_token_type_count(config.type_vocab_size)
-    else:
-        writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if kind == "gemma2":
-        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
-        writer.add_final_logit_softcapping(config.final_logit_softcapping)
-        writer.add_sliding_window(config.sliding_window)
+    writer.add_file_type(TYPES[type_name][1])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([f"<tok{token}>" for token in range(config.vocab_size)])
@@ -42,16 +53,89 @@ def write(model, path, pooling=gguf.PoolingType.NONE):
     writer.add_token_merges(["< t"])
     for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
         add(0)
+    return writer
 
+
+def add_encoder(writer, config, pooling):
+    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(pooling)
+    writer.add_token_type_count(config.type_vocab_size)
+
+
+def add_decoder(writer, config):
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if config.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+        writer.add_sliding_window(config.sliding_window)
+    if config.model_type == "mixtral":
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if config.model_type == "qwen2_moe":
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+
+
+def tensors_of(model, kind):
+    """{name in the GGUF: float32 array} of a transformers model."""
+    config = model.config
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    tensors = {}
     for name, value in model.state_dict().items():
         if name.startswith("pooler") or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
-        array = value.numpy().astype(np.float32)
-        if kind == "gemma2" and name.endswith("norm.weight"):
+        array = value.float().numpy()
+        if config.model_type == "gemma2" and name.endswith("norm.weight"):
             array = array + 1  # llama.cpp multiplies by the weight, Hugging Face by one plus it
+        if config.model_type == "mixtral" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            array = interleaved(array, heads)
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            layer = name.split(".layers.")[1].split(".")[0]
+            if name.endswith("down_proj"):
+                tensors[f"blk.{layer}.ffn_down_exps.weight"] = array
+            else:
+                for part, half in zip(("gate", "up"), np.split(array, 2, axis=1)):
+                    tensors[f"blk.{layer}.ffn_{part}_exps.weight"] = half
+            continue
+        if name.endswith("shared_expert_gate.weight"):
+            array = array[0]  # a row that gives one number
+        if config.model_type == "mixtral":
+            name = name.replace("mlp.gate", "block_sparse_moe.gate")
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(target, array)
+        assert target is not None, name
+        tensors[target] = array
+    return tensors
+
+
+def interleaved(array, heads):
+    """Rows of each head from half-split order to adjacent pairs, as llama.cpp's `llama` rotates them."""
+    split = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
+    return split.swapaxes(1, 2).reshape(array.shape)
+
+
+def write_tensors(writer, tensors, type_name):
+    """Writes {name: float32 array} and closes the file."""
+    for name, array in tensors.items():
+        kind = TYPES[type_name][0]
+        if array.ndim == 1 or any(kept in name for kept in KEPT):
+            kind = gguf.GGMLQuantizationType.F32
+        elif kind.name.startswith("TQ") and not name.startswith("blk."):
+            kind = gguf.GGMLQuantizationType.F16
+        elif kind.name[0] in "QT" and array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+            kind = gguf.GGMLQuantizationType.F16
+        array = np.ascontiguousarray(array.astype(np.float32))
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
