@@ -10,43 +10,14 @@
 #include "core/decode.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "graph/dot_kernels.h"
 #include "graph/ops.h"
 #include "graph/requantise.h"
-
-// Function multiversioning resolves before the sanitizers' run-time is up.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define PARITRACE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define PARITRACE_CLONES
-#endif
 
 namespace paritrace {
 namespace {
 
-constexpr std::int64_t kLanes = 16;  // tokens side by side
-constexpr std::int64_t kRows = 4;    // weight rows at a time: as many independent chains of additions
-
-// acc[r][t] = sum over i of w[r][i] * x[i][t], i ascending. x [in, kLanes], w kRows rows of `in`.
-template <typename T>
-inline __attribute__((always_inline)) void BlockBody(const T* w, const T* x, std::int64_t in, T* acc) {
-  T sums[kRows][kLanes] = {};
-  for (std::int64_t i = 0; i < in; ++i) {
-    const T* lanes = x + i * kLanes;
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      const T weight = w[r * in + i];
-      for (std::int64_t t = 0; t < kLanes; ++t) sums[r][t] += weight * lanes[t];
-    }
-  }
-  std::copy_n(&sums[0][0], kRows * kLanes, acc);
-}
-
-PARITRACE_CLONES void Block64(const double* w, const double* x, std::int64_t in, double* acc) {
-  BlockBody(w, x, in, acc);
-}
-PARITRACE_CLONES void Block32(const float* w, const float* x, std::int64_t in, float* acc) { BlockBody(w, x, in, acc); }
-
-void Block(const double* w, const double* x, std::int64_t in, double* acc) { Block64(w, x, in, acc); }
-void Block(const float* w, const float* x, std::int64_t in, float* acc) { Block32(w, x, in, acc); }
+constexpr std::int64_t kLanes = kDotLanes, kRows = kDotRows;
 
 // ggml's quantize_row_q8_0: scale amax / 127 stored as f16, codes from the unrounded reciprocal.
 void RoundToQ8Blocks(std::span<double> row) {
@@ -139,10 +110,11 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
     Requantise(*op.quantised, row);
     std::ranges::copy(row, to);
   }
-  for (std::int64_t i = 0; i < in; ++i) {
-    if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16)
-      to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
-    if (op.factor != 1) to[i] = static_cast<T>(to[i] * op.factor);
+  if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16) {
+    for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
+  }
+  if (op.factor != 1) {
+    for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(to[i] * op.factor);
   }
 }
 
@@ -158,7 +130,7 @@ void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Ar
       const std::int64_t used = std::min(kRows, end - first);
       for (std::int64_t r = 0; r < used; ++r) UsedRow(op, weight, whole, arithmetic, first + r, in, w.data() + r * in);
       for (std::int64_t t0 = 0; t0 < x.rows(); t0 += kLanes) {
-        Block(w.data(), lanes.data() + t0 * in, in, acc);
+        DotBlock(w.data(), lanes.data() + t0 * in, in, acc);
         for (std::int64_t r = 0; r < used; ++r) {
           for (std::int64_t t = t0; t < std::min(x.rows(), t0 + kLanes); ++t) {
             out.row(t)[static_cast<std::size_t>(first + r)] = static_cast<double>(acc[r * kLanes + t - t0]);
