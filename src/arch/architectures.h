@@ -12,5 +12,7 @@ namespace paritrace {
 [[nodiscard]] Graph BuildMixtral(const ModelSource& source);
 [[nodiscard]] Graph BuildQwen2Moe(const ModelSource& source);
 [[nodiscard]] Graph BuildBert(const ModelSource& source);
+[[nodiscard]] Graph BuildNomicBertMoe(const ModelSource& source);
+[[nodiscard]] Graph BuildBitNet(const ModelSource& source);
 
 }  // namespace paritrace

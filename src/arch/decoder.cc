@@ -47,14 +47,33 @@ class DecoderBuilder {
   }
 
   NodeId Linear(int layer, std::string_view role, NodeId input, std::int64_t in, std::int64_t out) {
-    const WeightId weight = bind_.Need(role, layer, {out, in});
+    LinearOp op;
+    WeightId weight = kAbsent;
+    if (const auto bits = plan_.bit_matrix ? plan_.bit_matrix(role, layer, {out, in}) : std::nullopt) {
+      op.bits = bits->bits;
+      op.weight_scale = bits->scale;
+      weight = bind_.Add(bits->tensor, {std::string(role), layer});
+    } else {
+      weight = bind_.Need(role, layer, {out, in});
+    }
     const WeightId bias = bind_.Bias(role, layer, out);
     return graph_.Add({.site = fmt::format("layers.{}.{}", layer, role),
                        .layer = layer,
-                       .op = LinearOp{},
+                       .op = op,
                        .inputs = {input},
                        .weight = weight,
                        .bias = bias});
+  }
+
+  // BitNet's norm of what enters an output projection.
+  NodeId InnerNorm(int layer, std::string_view role, NodeId input, std::int64_t width) {
+    if (!plan_.inner_norms) return input;
+    const WeightId weight = bind_.Need(role, layer, {width});
+    return graph_.Add({.site = fmt::format("layers.{}.{}", layer, role),
+                       .layer = layer,
+                       .op = NormOp{.eps = plan_.norm_eps, .use = plan_.norm_weight},
+                       .inputs = {input},
+                       .weight = weight});
   }
 
   // A projection with its norm, if the model has one, and its rotation.
@@ -100,7 +119,7 @@ class DecoderBuilder {
                     .layer = layer,
                     .op = ContextOp{.heads = plan_.heads, .kv_heads = plan_.kv_heads, .head_dim = plan_.head_dim},
                     .inputs = {probs, v}});
-    return Linear(layer, "attn.out", context, q_width, plan_.hidden);
+    return Linear(layer, "attn.out", InnerNorm(layer, "attn.ctx_norm", context, q_width), q_width, plan_.hidden);
   }
 
   NodeId Mlp(int layer, NodeId normed) {
@@ -112,7 +131,8 @@ class DecoderBuilder {
                                    .layer = layer,
                                    .op = ActivationOp{.function = plan_.activation},
                                    .inputs = {gate, up}});
-    return Linear(layer, "mlp.out", act, plan_.intermediate, plan_.hidden);
+    return Linear(layer, "mlp.out", InnerNorm(layer, "mlp.act_norm", act, plan_.intermediate), plan_.intermediate,
+                  plan_.hidden);
   }
 
   // A sublayer's output as it is added to the stream.
@@ -161,6 +181,8 @@ std::string HfDecoderName(const ModelSource& source, std::string_view role, int 
       {"mlp.up", "mlp.up_proj"},
       {"mlp.out", "mlp.down_proj"},
       {"moe", "mlp"},
+      {"attn.ctx_norm", "self_attn.attn_sub_norm"},
+      {"mlp.act_norm", "mlp.ffn_sub_norm"},
       {"moe.router_logits", "mlp.gate"},
       {"moe.shared.gate", "mlp.shared_expert.gate_proj"},
       {"moe.shared.up", "mlp.shared_expert.up_proj"},
@@ -192,6 +214,8 @@ std::string GgufDecoderName(std::string_view role, int layer) {
       {"attn.output_norm", "post_attention_norm"},
       {"mlp.output_norm", "post_ffw_norm"},
       {"moe", "ffn"},
+      {"attn.ctx_norm", "attn_sub_norm"},
+      {"mlp.act_norm", "ffn_sub_norm"},
       {"moe.router_logits", "ffn_gate_inp"},
       {"moe.shared.gate", "ffn_gate_shexp"},
       {"moe.shared.up", "ffn_up_shexp"},

@@ -13,6 +13,13 @@
 
 namespace paritrace {
 
+// A projection of BitNet: its ternary codes, or the weights they are rounded from.
+struct BitMatrix {
+  TensorView tensor;
+  BitLinear bits = BitLinear::kNone;
+  double scale = 1;
+};
+
 struct DecoderPlan {
   std::string architecture;
   int layers = 0;
@@ -30,7 +37,10 @@ struct DecoderPlan {
   bool tied_head = false;
   bool q_k_norms = false;     // RMSNorm over each head of q and k before RoPE
   bool output_norms = false;  // a norm after each sublayer, before its output is added to the stream
+  bool inner_norms = false;   // a norm before the output projection and one before the down projection (BitNet)
   std::optional<MixturePlan> mixture;
+  // How a projection is stored and computed where it is no plain matrix; nullopt for a plain one.
+  std::function<std::optional<BitMatrix>(std::string_view role, int layer, const Shape& shape)> bit_matrix;
   // Weight names by role ("embed", "attn.q", "attn.norm", …) without ".weight"/".bias"; layer < 0 for the top ones.
   std::function<std::string(std::string_view role, int layer)> name;
 };

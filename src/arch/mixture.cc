@@ -37,6 +37,12 @@ class ExpertStore {
           bind_.Tensor(fmt::format("blk.{}.ffn_{}_exps.weight", layer_, part), {plan_.experts, rows, cols});
       return bind_.Add(RowsOf(all, e * rows, {rows, cols}), place);
     }
+    // Nomic's own code: the experts' rows one above the other, the way in and the way out alike.
+    const std::string stacked = fmt::format("{}.experts.mlp.{}", base_, part == "up" ? "w1" : "w2");
+    if (!plan_.gated && bind_.source().Find(stacked) != nullptr) {
+      const TensorView& all = bind_.Tensor(stacked, {plan_.experts * plan_.width, plan_.hidden});
+      return bind_.Add(RowsOf(all, e * plan_.width, {plan_.width, plan_.hidden}), place);
+    }
     // transformers 5 keeps all experts in one tensor, gate above up; files of every version have one tensor an expert.
     const bool is_down = part == "down";
     const std::string joined = fmt::format("{}.experts.{}", base_, is_down ? "down_proj" : "gate_up_proj");
@@ -118,8 +124,14 @@ NodeId AddMixture(Binder& bind, const MixturePlan& plan, int layer, NodeId x) {
                                     .wide = plan.wide_weights});
   ExpertsOp op{
       .function = plan.activation, .experts = ExpertStore(bind, plan, layer).Bind(), .wide_weights = plan.wide_weights};
-  NodeId out =
-      graph.Add({.site = prefix + "moe.out", .layer = layer, .op = std::move(op), .inputs = {x, chosen, weights}});
+  // Nomic's own code keeps the way out as it keeps the way in, and one bias for all.
+  const std::string base = bind.NameOf("moe", layer) + ".experts";
+  op.down_rows_are_inputs = !bind.source().is_gguf() && bind.source().Find(base + ".mlp.w2") != nullptr;
+  WeightId bias = kAbsent;
+  if (!bind.source().is_gguf() && bind.source().Find(base + ".bias") != nullptr)
+    bias = bind.Add(bind.Tensor(base + ".bias", {plan.hidden}), {"moe.out.bias", layer});
+  NodeId out = graph.Add(
+      {.site = prefix + "moe.out", .layer = layer, .op = std::move(op), .inputs = {x, chosen, weights}, .bias = bias});
   std::vector<NodeId> terms = {out};
   if (plan.shared_width > 0) terms.push_back(AddShared(bind, plan, layer, x));
   return graph.Add({.site = prefix + "mlp.out", .layer = layer, .op = AddOp{}, .inputs = terms});

@@ -26,6 +26,9 @@ constexpr std::array kArchitectures = {
     Architecture{"qwen2_moe", BuildQwen2Moe, true, false},
     Architecture{"qwen2moe", BuildQwen2Moe, false, true},
     Architecture{"bert", BuildBert, true, true},
+    Architecture{"nomic_bert", BuildNomicBertMoe, true, false},
+    Architecture{"nomic-bert-moe", BuildNomicBertMoe, false, true},
+    Architecture{"bitnet", BuildBitNet, true, true},
 };
 
 }  // namespace

@@ -63,9 +63,14 @@ int Run(const Options& options) {
   const Model model = LoadModel(options.model);
   std::vector<std::int64_t> tokens = options.tokens;
   std::vector<Value> values = RunGraph(model.graph, InputOf(tokens), *arithmetic, ProgressLine("running"));
+  const Node* logits = model.graph.Find("logits");
+  if (options.decode > 0 && logits == nullptr) {
+    throw UsageError(fmt::format("--decode: expected a model that generates, found {}, which is an encoder",
+                                 model.graph.architecture));
+  }
   for (int step = 0; step < options.decode; ++step) {
     // The whole sequence again: the rows before are the same, and nothing is cached that could go stale.
-    tokens.push_back(Greedy(values[static_cast<std::size_t>(model.graph.Find("logits")->id)]));
+    tokens.push_back(Greedy(values[static_cast<std::size_t>(logits->id)]));
     values =
         RunGraph(model.graph, InputOf(tokens), *arithmetic, ProgressLine(fmt::format("decoding, step {}", step + 1)));
   }

@@ -123,6 +123,22 @@ void DecodeBlocks(const TensorView& tensor, std::int64_t begin, std::int64_t cou
   }
 }
 
+// Value [r, c] of [rows, columns]: code r / (rows / 4) of byte [r % (rows / 4), c].
+// Source: transformers/integrations/bitnet.py, pack_weights.
+template <typename Out>
+void DecodeTernaryRows(const TensorView& tensor, std::int64_t begin, std::int64_t count, Out* out) {
+  if (tensor.shape.size() != 2 || tensor.shape[0] % 4 != 0) {
+    throw UsageError(fmt::format("tensor \"{}\": expected [rows, columns] with whole fours of rows, found {}",
+                                 tensor.name, ToString(tensor.shape)));
+  }
+  const std::int64_t columns = tensor.shape[1], quarter = tensor.shape[0] / 4;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t row = (begin + i) / columns, column = (begin + i) % columns;
+    const auto byte = std::to_integer<int>(tensor.bytes[static_cast<std::size_t>(row % quarter * columns + column)]);
+    out[i] = static_cast<Out>((byte >> (2 * (row / quarter)) & 3) - 1);
+  }
+}
+
 template <typename Out>
 void Decode(const TensorView& tensor, std::int64_t begin, std::int64_t count, Out* out) {
   const std::int64_t size = tensor.size();
@@ -152,6 +168,7 @@ void Decode(const TensorView& tensor, std::int64_t begin, std::int64_t count, Ou
     case DType::kU32: return DecodeScalars<Plain<std::uint32_t>>(tensor, begin, count, out);
     case DType::kU64: return DecodeScalars<Plain<std::uint64_t>>(tensor, begin, count, out);
     case DType::kBool: return DecodeScalars<Bool>(tensor, begin, count, out);
+    case DType::kTernaryRows: return DecodeTernaryRows(tensor, begin, count, out);
     default: return DecodeBlocks(tensor, begin, count, out);
   }
 }

@@ -52,6 +52,8 @@ enum class DType : std::uint8_t {
   kI2_S,
   kQ8_1,
   kQ1_0,
+  // Not ggml's: 2-bit codes minus one, a byte for four values that stand a quarter of the rows apart (BitNet in HF folders).
+  kTernaryRows,
 };
 
 struct DTypeInfo {

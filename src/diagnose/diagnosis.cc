@@ -278,6 +278,24 @@ std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
   return notes;
 }
 
+// Flips of routing that are no defect, as a note: what they are, and why they do not count.
+void NoteBenignFlips(Diagnosis& diagnosis) {
+  std::int64_t benign = 0;
+  double margin = 0;
+  for (const RoutingFlip& flip : diagnosis.routing) {
+    if (!flip.benign) continue;
+    ++benign;
+    margin = std::max(margin, flip.margin);
+  }
+  if (benign == 0) return;
+  diagnosis.cleared.push_back(
+      {"choices of experts",
+       fmt::format("{} token{} to other experts than in f64, each by less than the error that reached its router (by "
+                   "up to {:.2g} in "
+                   "probability): benign, and what follows was replayed with the subject's experts",
+                   benign, benign == 1 ? " goes" : "s go", margin)});
+}
+
 }  // namespace
 
 Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptions& options) {
@@ -288,6 +306,7 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   diagnosis.noise = std::move(side.noise);
   diagnosis.equivalences = std::move(side.equivalences);
   diagnosis.routing = std::move(side.routing);
+  NoteBenignFlips(diagnosis);
   diagnosis.remarks = std::move(side.remarks);
   diagnosis.values = side.values;
   const auto values = static_cast<double>(std::max<std::int64_t>(side.values, 1));

@@ -82,6 +82,7 @@ void ProposeMlp(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeResidual(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeExperts(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeBitNet(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeOrder(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeHead(const SearchSite& site, std::vector<Hypothesis>& out);
 

@@ -37,6 +37,15 @@ struct NormOp {
   std::int64_t group = 0;  // lanes normalised together; 0: the whole row
 };
 
+// BitNet's linear layers (arXiv:2402.17764): activations become whole numbers up to 127 times the largest of their token,
+// weights are ternary with one scale.
+enum class BitLinear : std::uint8_t {
+  kNone,
+  kCodes,   // the whole numbers are multiplied, and the product divided by both scales
+  kValues,  // activations are rounded to what the numbers stand for and multiplied as such, the product times the scale
+  kOnline,  // the same with weights that are rounded on the way: to -1, 0 or 1 times the mean of their magnitudes
+};
+enum class Int8Scope : std::uint8_t { kToken, kTensor, kMissing };
 // y = x W^T (+ bias). W [out, in].
 enum class RowOrder : std::uint8_t { kAsStored, kToInterleaved, kToHalfSplit };
 struct LinearOp {
@@ -45,6 +54,10 @@ struct LinearOp {
   RowOrder row_order = RowOrder::kAsStored;  // rows of each head of `head_dim` reordered
   std::int64_t head_dim = 0;
   std::optional<DType> quantised;  // weights as a file of this type would hold them
+  BitLinear bits = BitLinear::kNone;
+  Int8Scope int8 = Int8Scope::kToken;
+  double int8_range = 127;
+  double weight_scale = 1;  // of kCodes and kValues
 };
 
 enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };

@@ -40,6 +40,9 @@ struct RunInput {
                                 const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
                                   const Arithmetic& arithmetic);
+// A LinearOp whose bits are not kNone.
+[[nodiscard]] Value ComputeBitLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
+                                     const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeRope(const RopeOp& op, const Value& x, const RunInput& run, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
                                   const Arithmetic& arithmetic);

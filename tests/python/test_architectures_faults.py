@@ -1,12 +1,11 @@
 """Mistakes patched into Hugging Face's own BERT, Gemma 2, Mixtral and Qwen2-MoE: each is named at its site, and nothing else is."""
 
+import paritrace
 import pytest
 import tiny_models
 import torch
 import transformers.models.bert.modeling_bert as bert
 import transformers.models.mixtral.modeling_mixtral as mixtral
-
-import paritrace
 from paritrace import hf
 
 TOKENS = tiny_models.prompt(24)

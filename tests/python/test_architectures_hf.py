@@ -1,11 +1,10 @@
 """BERT, Gemma 2, Mixtral and Qwen2-MoE against Hugging Face: the oracle's outputs, and no false alarm on clean runs."""
 
 import numpy as np
+import paritrace
 import pytest
 import tiny_models
 import torch
-
-import paritrace
 from paritrace import hf
 
 MODELS = list(tiny_models.MODELS)

@@ -3,7 +3,6 @@
 import pytest
 import tiny_gguf
 import tiny_models
-
 from paritrace import llamacpp
 
 NAMES = ["bert", "gemma2", "mixtral", "qwen2_moe"]

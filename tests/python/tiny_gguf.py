@@ -112,6 +112,11 @@ def tensors_of(model, kind):
             array = array[0]  # a row that gives one number
         if config.model_type == "mixtral":
             name = name.replace("mlp.gate", "block_sparse_moe.gate")
+        for inner, mapped in (
+            ("attn_sub_norm", "inner_attn_ln"),
+            ("ffn_sub_norm", "ffn_layernorm"),
+        ):  # BitNet's first names
+            name = name.replace(inner, mapped)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
         tensors[target] = array
