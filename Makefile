@@ -1,7 +1,7 @@
 # Every target does its own set-up. What they do is in scripts/; here is only what calls what.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build test demo bench format lint tidy clean distclean
+.PHONY: help build test demo bench faults format lint tidy clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -25,6 +25,9 @@ bench: ## the benchmarks, with the machine they ran on; writes bench/RESULTS.md
 	@scripts/setup.sh bench
 	@scripts/build.sh all
 	@scripts/bench.sh
+
+faults: build ## the fault bench: known mistakes in engines that are not ours, and clean runs; writes build/faults.json
+	@$(PYTHON_IN_VENV) faults/bench.py --json build/faults.json
 
 format: ## lay out C++ and Python files
 	@scripts/setup.sh lint

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The fault bench: known mistakes and clean runs of engines that are not ours, and what `paritrace diagnose` says of each.
 
-    make faults                                 # all; prints the table and writes build/faults.json
-    .venv/bin/python faults/bench.py --quick    # a part of it, spread over all causes
-    .venv/bin/python faults/bench.py --only rope_theta
+make faults                                 # all; prints the table and writes build/faults.json
+.venv/bin/python faults/bench.py --quick    # a part of it, spread over all causes
+.venv/bin/python faults/bench.py --only rope_theta
 """
 
 import argparse
@@ -26,11 +26,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import hf_faults  # noqa: E402
-import models  # noqa: E402
 import naive  # noqa: E402
 import paritrace  # noqa: E402
 import torch  # noqa: E402
 from paritrace import hf  # noqa: E402
+
+import models  # noqa: E402
 
 TOKENS = [7, 131, 262, 44, 44, 9, 201, 288, 65, 17, 90, 150, 3, 77, 222, 131, 5, 260, 31, 99, 180, 12, 250, 66]
 WHOLE_NAMES = {"embed", "final_norm", "logits"}
@@ -164,7 +165,10 @@ class Bench:
         program = [self.program] if self.program else [sys.executable, "-m", "paritrace"]
         start = time.perf_counter()
         done = subprocess.run(
-            [*program, "diagnose", subject, "--model", model, "--json", "-"], capture_output=True, text=True, timeout=300
+            [*program, "diagnose", subject, "--model", model, "--json", "-"],
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         seconds = time.perf_counter() - start
         if done.returncode not in (0, 1):
@@ -255,7 +259,9 @@ def report(outcomes):
     print(f"| confident false names | {sum(map(bool, column('false_name', faulty)))} | - |")
     print(f"| runs with a defect elsewhere | {sum(map(bool, column('elsewhere', faulty)))} | - |")
     alarms = sum(map(bool, column("alarm", clean)))
-    print(f"| false alarms | {alarms} of {len(clean)} | {sum(o.naive_site is not None for o, _ in clean)} of {len(clean)} |")
+    print(
+        f"| false alarms | {alarms} of {len(clean)} | {sum(o.naive_site is not None for o, _ in clean)} of {len(clean)} |"
+    )
     print(f"| median time | {statistics.median(o.seconds for o, _ in judged):.2f} s | - |")
     by_cause = collections.defaultdict(list)
     for outcome, marks in faulty:

@@ -6,7 +6,6 @@ Nothing of paritrace computes the faulty values: what is patched is the code and
 import functools
 import importlib
 
-
 import torch
 import torch.nn.functional as F
 
@@ -352,9 +351,7 @@ def mlp_activation(patient, name):
 def mlp_gate_up_swapped(patient):
     for _, block in patient.blocks():
         mlp = block.mlp
-        patient.patch(
-            mlp, "forward", lambda x, mlp=mlp: mlp.down_proj(mlp.gate_proj(x) * mlp.act_fn(mlp.up_proj(x)))
-        )
+        patient.patch(mlp, "forward", lambda x, mlp=mlp: mlp.down_proj(mlp.gate_proj(x) * mlp.act_fn(mlp.up_proj(x))))
 
 
 def patch_residual(patient, combine):
@@ -487,9 +484,7 @@ def norm_power(patient, role, power):
     patch_norms(
         patient,
         role,
-        lambda norm, once, x: (
-            once(x) * x.float().pow(2).mean(-1, keepdim=True).pow((1 - power) / 2).to(x.dtype)
-        ),
+        lambda norm, once, x: once(x) * x.float().pow(2).mean(-1, keepdim=True).pow((1 - power) / 2).to(x.dtype),
     )
 
 
@@ -503,6 +498,3 @@ def weight_noise(patient, role, size):
 def inject(patient, name, parameters):
     """Applies the fault `name` of this file."""
     globals()[name](patient, **parameters)
-
-
-

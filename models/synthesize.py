@@ -19,7 +19,15 @@ from gguf import GGMLQuantizationType
 
 SHAPES = {
     "tinyllama-1.1b": dict(
-        layers=22, hidden=2048, intermediate=5632, heads=32, kv_heads=4, vocab=32000, context=2048, theta=10000.0, eps=1e-5
+        layers=22,
+        hidden=2048,
+        intermediate=5632,
+        heads=32,
+        kv_heads=4,
+        vocab=32000,
+        context=2048,
+        theta=10000.0,
+        eps=1e-5,
     ),
     "llama-tiny": dict(
         layers=2, hidden=64, intermediate=160, heads=4, kv_heads=2, vocab=300, context=512, theta=10000.0, eps=1e-5

@@ -1,5 +1,7 @@
 // Mistakes between the rotated q and k and the attention's output: scale, cap, mask, heads.
 #include <cmath>
+#include <limits>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -40,6 +42,45 @@ void ProposeScale(const SearchSite& site, const Node& node, std::vector<Hypothes
     propose(scale, 1, "");
 }
 
+constexpr double kHidden = -std::numeric_limits<double>::infinity();  // how a recording holds a masked score
+
+// Keys that recorded scores hide from queries that should see them, from all of these or from all but their own.
+void ProposeHiddenKeys(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const Replay& replay = site.replay();
+  if (!replay.recording().Has(node.id)) return;
+  const RecordedSite& recorded = replay.recording().At(node.id);
+  const ScoresOp right = std::get<ScoresOp>(node.op);
+  const std::vector<std::int64_t>& positions = replay.recording().run.positions;
+  const auto tokens = static_cast<std::int64_t>(positions.size());
+  std::set<std::int64_t> hidden;
+  bool own_visible = true;
+  for (std::int64_t row = 0; row < recorded.value.rows(); ++row) {
+    const std::int64_t query = row % tokens;
+    if (!recorded.token_known[static_cast<std::size_t>(query)]) continue;
+    for (std::int64_t key = 0; key < tokens; ++key) {
+      const std::int64_t q = positions[static_cast<std::size_t>(query)], k = positions[static_cast<std::size_t>(key)];
+      if (!IsVisible(right, q, k) || recorded.value.row(row)[static_cast<std::size_t>(key)] != kHidden) continue;
+      hidden.insert(k);
+      own_visible = own_visible && k != q;
+    }
+  }
+  if (hidden.empty()) return;
+  Node changed = node;
+  auto& op = std::get<ScoresOp>(changed.op);
+  op.hidden_keys.assign(hidden.begin(), hidden.end());
+  op.own_key_visible = own_visible;
+  out.push_back(
+      {.cause = "attn.mask_extra",
+       .edit = site.With(changed),
+       .expected = Json::array(),
+       .found = op.hidden_keys,
+       .statement = fmt::format("the keys at {} positions are hidden that later queries should see, the first "
+                                "of them at {}",
+                                hidden.size(), *hidden.begin()),
+       .fix = "mask nothing but later keys; look at padding, at special tokens and at document borders",
+       .parameters = 1});
+}
+
 void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const ScoresOp right = std::get<ScoresOp>(node.op);
   const auto with = [&](const auto& change) {
@@ -73,6 +114,7 @@ void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesi
                    .fix = "align the mask to the query's absolute position (bottom right when there is a past)",
                    .parameters = 1});
   }
+  ProposeHiddenKeys(site, node, out);
   const std::int64_t tokens = site.replay().recording().run.count();
   if (right.window > 0 && right.window < tokens) {
     out.push_back({.cause = "attn.window",
@@ -112,7 +154,9 @@ void ProposeSoftcap(const SearchSite& site, const Node& node, std::vector<Hypoth
                    .statement = fmt::format("scores are not capped where the model caps at {:g}", right.softcap),
                    .fix = "apply cap * tanh(score / cap) before the mask"});
   }
-  for (const double cap : {20.0, 30.0, 50.0}) {
+  std::vector<double> caps = {20.0, 30.0, 50.0};
+  for (const double cap : NiceNumbers(site.FitLog(0.1, 1000, 48, with_cap))) caps.push_back(cap);
+  for (const double cap : caps) {
     if (cap == right.softcap) continue;
     out.push_back({.cause = "attn.softcap",
                    .edit = with_cap(cap),
@@ -167,6 +211,15 @@ void ProposeLayout(const SearchSite& site, const Node& node, std::vector<Hypothe
                  .statement = "the heads are merged without moving them behind the tokens: [heads, tokens, dim] is "
                               "read as [tokens, heads * dim]",
                  .fix = "transpose heads and tokens before the output projection"});
+  std::get<ContextOp>(changed.op).heads_outermost = false;
+  std::get<ContextOp>(changed.op).lanes_outermost = true;
+  out.push_back(
+      {.cause = "attn.head_layout",
+       .edit = site.With(changed),
+       .expected = "[tokens, heads, head_dim]",
+       .found = "[tokens, head_dim, heads]",
+       .statement = "the heads are merged lane by lane: [tokens, dim, heads] is read as [tokens, heads * dim]",
+       .fix = "move the heads in front of their lanes before merging them"});
 }
 
 }  // namespace

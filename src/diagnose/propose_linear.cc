@@ -76,6 +76,13 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
                    .statement = "the bias is not added",
                    .fix = fmt::format("add {}", site.graph().weights[static_cast<std::size_t>(node.bias)].name)});
   }
+  const Node& source = site.graph().nodes[static_cast<std::size_t>(node.inputs[0])];
+  if (source.site == "final_norm") {
+    out.push_back({.cause = "head.final_norm_missing",
+                   .edit = with([&](Node& changed, LinearOp&) { changed.inputs = {source.inputs[0]}; }),
+                   .statement = "the head reads the residual stream from before the final norm",
+                   .fix = "give the head what the final norm puts out"});
+  }
   if (right.tensor.shape[0] == right.tensor.shape[1]) {
     out.push_back({.cause = "linear.transposed",
                    .edit = with([](Node&, LinearOp& op) { op.transposed = true; }),

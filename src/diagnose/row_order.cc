@@ -1,7 +1,11 @@
 #include "diagnose/row_order.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
+
+#include <fmt/format.h>
 
 #include "diagnose/replay.h"
 
@@ -22,32 +26,44 @@ double DistanceTo(const Value& replayed, const RecordedSite& site, const Value& 
   return error;
 }
 
-// The first recorded site that shows the order, the projections before their rotated twins.
-const Node* FirstWitness(const Graph& graph, const Recording& recording) {
-  for (const std::string_view role : kReordered) {
+// The first recorded sites that show the order: q and k of one layer, the projections rather than their rotated twins.
+std::vector<const Node*> Witnesses(const Graph& graph, const Recording& recording) {
+  for (const bool rotated : {false, true}) {
     for (int layer = 0; layer < graph.layers; ++layer) {
-      const Node* node = graph.Find("layers." + std::to_string(layer) + "." + std::string(role));
-      if (node != nullptr && recording.Has(node->id)) return node;
+      std::vector<const Node*> found;
+      for (const char* which : {"q", "k"}) {
+        const Node* node = graph.Find(fmt::format("layers.{}.attn.{}{}", layer, which, rotated ? "_rope" : ""));
+        if (node != nullptr && recording.Has(node->id)) found.push_back(node);
+      }
+      if (!found.empty()) return found;
     }
   }
-  return nullptr;
+  return {};
 }
 
 }  // namespace
 
 std::string AlignRowOrder(const Graph& graph, Recording& recording) {
   if (graph.architecture != "llama" && graph.architecture != "mistral" && graph.architecture != "mixtral") return "";
-  const Node* witness = FirstWitness(graph, recording);
-  if (witness == nullptr) return "";
+  const std::vector<const Node*> witnesses = Witnesses(graph, recording);
+  if (witnesses.empty()) return "";
   Replay replay(graph, recording, *FindArithmetic("f64"));
-  replay.Run({}, witness->id);
-  const RecordedSite& site = recording.At(witness->id);
-  Value reordered = site.value;
+  replay.Run({}, std::max(witnesses.front()->id, witnesses.back()->id));
   const bool to_interleaved = graph.q_rows_interleaved;
-  ReorderHeads(reordered, graph.head_dim, to_interleaved);
-  const double as_is = DistanceTo(replay.Exact(witness->id), site, site.value);
-  // The two orders are far apart on any real model; a factor of a hundred leaves room for a quantised engine's noise.
-  if (!(DistanceTo(replay.Exact(witness->id), site, reordered) < 0.01 * as_is)) return "";
+  // The two orders are far apart on any real model; a factor of a hundred leaves room for a quantised engine's noise. Where
+  // q and k contradict each other, one of them is permuted by mistake, and that is for the diagnosis to say.
+  constexpr double kDecisive = 0.01;
+  bool wanted = false, refused = false;
+  for (const Node* witness : witnesses) {
+    const RecordedSite& site = recording.At(witness->id);
+    Value reordered = site.value;
+    ReorderHeads(reordered, graph.head_dim, to_interleaved);
+    const double as_is = DistanceTo(replay.Exact(witness->id), site, site.value),
+                 changed = DistanceTo(replay.Exact(witness->id), site, reordered);
+    wanted |= changed < kDecisive * as_is;
+    refused |= as_is < kDecisive * changed;
+  }
+  if (!wanted || refused) return "";
   for (const Node& node : graph.nodes) {
     for (const std::string_view role : kReordered) {
       if (node.layer != kAbsent && node.site.ends_with("." + std::string(role)) && recording.Has(node.id)) {

@@ -10,8 +10,9 @@
 namespace paritrace {
 namespace {
 
-constexpr std::array kProposers = {ProposeRope,  ProposeNorm,    ProposeAttention, ProposeMlp,  ProposeResidual,
-                                   ProposeEmbed, ProposeExperts, ProposeOrder,     ProposeHead, ProposeBitNet, ProposeLinear};
+constexpr std::array kProposers = {ProposeRope,     ProposeNorm,   ProposeAttention, ProposeMlp,
+                                   ProposeResidual, ProposeEmbed,  ProposeExperts,   ProposeOrder,
+                                   ProposeHead,     ProposeBitNet, ProposeLinear};
 // Only mistakes that can be smaller than rounding are looked for below it.
 constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention};
 

@@ -67,7 +67,7 @@ std::string_view Name(Activation activation) {
     case Activation::kGeluErf: return "gelu";
     case Activation::kGeluTanh:
     case Activation::kGeluNew: return "gelu_tanh";
-    case Activation::kGeluQuick: return "gelu_quick";
+    case Activation::kGeluQuick: return "quick_gelu";
     case Activation::kRelu: return "relu";
     case Activation::kReluSquared: return "relu2";
     case Activation::kSigmoid: return "sigmoid";

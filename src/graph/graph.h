@@ -82,15 +82,18 @@ struct ScoresOp {
   bool scales_query = false;  // the query is multiplied and stored before the product, not the product after it
   double softcap = 0;         // 0: none
   bool causal = true;
-  std::int64_t mask_offset = 0;  // keys up to position q + offset are seen
-  std::int64_t window = 0;       // 0: none; else only keys with q - k < window
-  bool tiled_heads = false;      // kv(h) = h % kv_heads where h / (heads / kv_heads) is right
+  std::int64_t mask_offset = 0;           // keys up to position q + offset are seen
+  std::int64_t window = 0;                // 0: none; else only keys with q - k < window
+  bool tiled_heads = false;               // kv(h) = h % kv_heads where h / (heads / kv_heads) is right
+  std::vector<std::int64_t> hidden_keys;  // positions that nobody sees, ascending; no model has any
+  bool own_key_visible = false;           // but for their own queries
 };
 struct SoftmaxOp {};
 struct ContextOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
   bool tiled_heads = false;
   bool heads_outermost = false;  // [heads, tokens, dim] read as [tokens, heads * dim]
+  bool lanes_outermost = false;  // [tokens, dim, heads] read as [tokens, heads * dim]
 };
 
 // kGeluNew is the curve of kGeluTanh, put together from elementwise operations that store their results, not one kernel.

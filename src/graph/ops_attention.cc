@@ -60,6 +60,8 @@ std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads
 
 bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position) {
   if (op.causal && k_position > q_position + op.mask_offset) return false;
+  if (std::ranges::binary_search(op.hidden_keys, k_position) && !(op.own_key_visible && k_position == q_position))
+    return false;
   if (op.window <= 0) return true;
   const std::int64_t distance = q_position - k_position;
   return op.causal ? distance < op.window : std::abs(distance) < op.window;
@@ -132,8 +134,10 @@ Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v, co
       }
       double* to = out.data.data() +
                    (op.heads_outermost ? (head * tokens + t) * op.head_dim : t * out.cols() + head * op.head_dim);
+      const std::int64_t stride = op.lanes_outermost ? op.heads : 1;
+      if (op.lanes_outermost) to = out.data.data() + t * out.cols() + head;
       for (std::int64_t d = 0; d < op.head_dim; ++d)
-        to[d] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
+        to[d * stride] = Round(arithmetic.storage, sums[static_cast<std::size_t>(d)].sum());
     }
   });
   return out;

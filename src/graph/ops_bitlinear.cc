@@ -23,7 +23,8 @@ std::vector<double> Scales(const LinearOp& op, const Value& x, Rounding rounding
   };
   std::vector<double> scales;
   const double whole = scale_of(x.data);
-  for (std::int64_t t = 0; t < x.rows(); ++t) scales.push_back(op.int8 == Int8Scope::kTensor ? whole : scale_of(x.row(t)));
+  for (std::int64_t t = 0; t < x.rows(); ++t)
+    scales.push_back(op.int8 == Int8Scope::kTensor ? whole : scale_of(x.row(t)));
   return scales;
 }
 
