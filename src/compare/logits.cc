@@ -125,6 +125,13 @@ LogitsResult CompareLogits(const Trace& reference, const Trace& subject, int top
     if (!result.first_diverged && result.positions[i].diverged) result.first_diverged = i;
     if (!result.first_greedy_difference && result.positions[i].greedy_differs) result.first_greedy_difference = i;
   }
+  // A few printed logits tell which token wins nowhere.
+  const bool printed = std::any_of(result.diff.sites.begin(), result.diff.sites.end(),
+                                   [](const SiteDiff& site) { return !site.evidence.is_null(); });
+  if (result.positions.empty() && printed && result.verdict == Verdict::kWithinNoise) {
+    result.verdict = Verdict::kIncomparable;
+    result.reason = "no position has all its logits on both sides, only some that were printed";
+  }
   if (result.positions.empty() && result.reason.empty()) result.reason = "no logits on both sides";
   return result;
 }

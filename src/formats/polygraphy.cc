@@ -78,6 +78,7 @@ bool IsPolygraphyResults(const DumpJson& json) {
 Dump ReadPolygraphyResults(const DumpJson& json, const std::string& file) {
   Dump dump;
   dump.format = "polygraphy";
+  dump.has_order = false;  // of the engine's outputs, not of execution
   const DumpJson* runners = FindField(json, "lst");
   if (runners == nullptr || !runners->is_array())
     throw FormatError(file, "lst", "a list of runners", runners == nullptr ? "no such key" : Describe(*runners));

@@ -125,6 +125,12 @@ def test_eval_callback_agrees_as_far_as_it_was_printed(trace, diff):
     )
 
 
+def test_printed_logits_are_no_logits(trace, paritrace_cli):
+    result = paritrace_cli("logits", trace, SAMPLES / "eval_callback.log")
+    assert result.returncode == 3
+    assert "printed" in result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("what", ["value", "sum"])
 def test_eval_callback_contradiction_is_seen(trace, diff, tmp_path, what):
     text = (SAMPLES / "eval_callback.log").read_text()
