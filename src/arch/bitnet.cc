@@ -74,6 +74,10 @@ Graph BuildBitNet(const ModelSource& source) {
   plan.inner_norms = true;
   if (source.is_gguf()) {
     plan.tied_head = true;  // llama.cpp's graph has no other head
+    if (const TensorView* scale = source.Find("blk.0.attn_q.scale")) {
+      throw UsageError(
+          fmt::format("{}: tensor \"{}\": scales beside the weights are not supported", source.path(), scale->name));
+    }
     return BuildDecoder(source, plan);
   }
   plan.rope = ReadHfRope(source, plan.head_dim, 500000);

@@ -14,7 +14,7 @@ constexpr std::array kProposers = {ProposeRope,     ProposeNorm,   ProposeAttent
                                    ProposeResidual, ProposeEmbed,  ProposeExperts,   ProposeOrder,
                                    ProposeHead,     ProposeBitNet, ProposeLinear};
 // Only mistakes that can be smaller than rounding are looked for below it.
-constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention};
+constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention, ProposeBitNet};
 
 // A hypothesis is worth a full replay if it takes away at least half of the error.
 constexpr double kWorthTrying = 0.5;

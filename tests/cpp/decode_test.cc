@@ -250,6 +250,14 @@ TEST(Decode, PartsOfATensor) {
   EXPECT_EQ(part, (std::array<double, 3>{3, 4, 5}));
 }
 
+// Source: the example in transformers/integrations/bitnet.py, unpack_weights.
+TEST(Decode, TernaryRowsStandAQuarterApart) {
+  const std::vector<std::byte> bytes = {std::byte{0b10100001}, std::byte{0b00011000}, std::byte{0b10010000},
+                                        std::byte{0b00001010}};
+  const std::vector<double> values = DecodeAll({"t", DType::kTernaryRows, {8, 2}, bytes});
+  EXPECT_EQ(values, (std::vector<double>{0, -1, -1, 1, -1, 1, -1, 1, 1, 0, 0, -1, 1, -1, 1, -1}));
+}
+
 template <typename Error>
 std::string MessageOf(const TensorView& tensor, std::int64_t begin, std::int64_t count) {
   std::vector<float> out(1024);
@@ -270,6 +278,8 @@ TEST(Decode, RefusesWhatItCannotDo) {
               ::testing::HasSubstr("with 16 bytes"));
   EXPECT_THAT(MessageOf<InternalError>({"t", DType::kQ8_0, {64}, std::span(bytes).first(68)}, 16, 32),
               ::testing::HasSubstr("cut a block"));
+  EXPECT_THAT(MessageOf<UsageError>({"t", DType::kTernaryRows, {6, 2}, std::span(bytes).first(3)}, 0, 4),
+              ::testing::HasSubstr("whole fours of rows, found [6, 2]"));
 }
 
 }  // namespace

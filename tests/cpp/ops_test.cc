@@ -10,7 +10,7 @@
 namespace paritrace {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kInf = std::numeric_limits<double>::infinity(), kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Arithmetic Policy(const char* name) { return *FindArithmetic(name); }
 
@@ -136,6 +136,43 @@ TEST(Norm, RmsOfAConstantRowIsItsSign) {
   x.data = {-3, -3, -3, -3};
   const Value y = ComputeNorm({.eps = 0}, x, nullptr, nullptr, Policy("f64"));
   for (const double value : y.data) EXPECT_DOUBLE_EQ(value, -1);
+}
+
+TEST(TopExperts, NaNChoosesNothingAndEqualsKeepTheirOrder) {
+  Value probs({3, 4});
+  probs.data = {0.1, 0.4, 0.4, 0.1, kNaN, 0.5, 0.3, 0.2, 0.7, 0.1, 0.1, 0.1};
+  const Value top = ComputeTopExperts({.experts = 4, .used = 2}, probs);
+  EXPECT_EQ(std::vector(top.row(0).begin(), top.row(0).end()), (std::vector<double>{1, 2}));
+  EXPECT_TRUE(std::isnan(top.row(1)[0]) && std::isnan(top.row(1)[1]));
+  EXPECT_EQ(std::vector(top.row(2).begin(), top.row(2).end()), (std::vector<double>{0, 1}));
+  const Value weights = ComputeExpertWeights({.normalised = true}, probs, top, Policy("f64"));
+  EXPECT_EQ(weights.row(0)[0], 0.5);
+  EXPECT_TRUE(std::isnan(weights.row(1)[0]));
+  EXPECT_DOUBLE_EQ(weights.row(2)[0] + weights.row(2)[1], 1);
+}
+
+TEST(Experts, SumOfEachTokensOwn) {
+  const OwnedWeight up({6, 4}, 1), down({4, 6}, 2), other_up({6, 4}, 3), other_down({4, 6}, 4);
+  Graph graph;
+  const Expert first{.up = graph.AddWeight(up.weight), .down = graph.AddWeight(down.weight)};
+  const Expert second{.up = graph.AddWeight(other_up.weight), .down = graph.AddWeight(other_down.weight)};
+  const ExpertsOp op{.function = Activation::kRelu, .experts = {first, second}};
+  const Value x = RandomValue({2, 4}, 5);
+  Value experts({2, 2}), weights({2, 2});
+  experts.data = {1, 0, kNaN, kNaN};
+  weights.data = {0.75, 0.5, kNaN, kNaN};
+  const Value y = ComputeExperts(op, x, experts, weights, graph, nullptr, Policy("f64"));
+  const auto alone = [&](const OwnedWeight& in, const OwnedWeight& out) {
+    const Value inside = ComputeLinear({}, x, in.weight, nullptr, Policy("f64"));
+    const Value* input[] = {&inside};
+    return ComputeLinear({}, ComputeActivation({Activation::kRelu}, input, Policy("f64")), out.weight, nullptr,
+                         Policy("f64"));
+  };
+  const Value a = alone(up, down), b = alone(other_up, other_down);
+  for (std::size_t c = 0; c < 4; ++c) {
+    EXPECT_EQ(y.row(0)[c], 0.75 * b.row(0)[c] + 0.5 * a.row(0)[c]);
+    EXPECT_TRUE(std::isnan(y.row(1)[c]));  // no experts are known for this token
+  }
 }
 
 TEST(Add, MissingTermsAndFactors) {

@@ -53,7 +53,7 @@ def weights():
 
 def write_gguf(path, tensors, type_name):
     writer = tiny_gguf.start(path, "nomic-bert-moe", CONFIG, type_name)
-    tiny_gguf.add_encoder(writer, CONFIG)
+    tiny_gguf.add_encoder(writer, CONFIG, gguf.PoolingType.NONE)
     writer.add_rope_freq_base(10000.0)
     writer.add_moe_every_n_layers(2)
     writer.add_expert_count(EXPERTS)
