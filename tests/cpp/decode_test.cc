@@ -252,10 +252,15 @@ TEST(Decode, PartsOfATensor) {
 
 // Source: the example in transformers/integrations/bitnet.py, unpack_weights.
 TEST(Decode, TernaryRowsStandAQuarterApart) {
-  const std::vector<std::byte> bytes = {std::byte{0b10100001}, std::byte{0b00011000}, std::byte{0b10010000},
-                                        std::byte{0b00001010}};
-  const std::vector<double> values = DecodeAll({"t", DType::kTernaryRows, {8, 2}, bytes});
-  EXPECT_EQ(values, (std::vector<double>{0, -1, -1, 1, -1, 1, -1, 1, 1, 0, 0, -1, 1, -1, 1, -1}));
+  std::vector<std::byte> bytes;
+  for (const int code :
+       {0b10100001, 0b00011000, 0b10100001, 0b00011000, 0b10010000, 0b00001010, 0b10010000, 0b00001010}) {
+    bytes.push_back(static_cast<std::byte>(code));
+  }
+  const std::vector<double> values = DecodeAll({"t", DType::kTernaryRows, {8, 4}, bytes});
+  const std::vector<std::vector<double>> rows = {{0, -1}, {-1, 1}, {-1, 1}, {-1, 1}, {1, 0}, {0, -1}, {1, -1}, {1, -1}};
+  ASSERT_EQ(values.size(), 32u);
+  for (std::size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], rows[i / 4][i % 2]) << i;
 }
 
 template <typename Error>
@@ -278,8 +283,8 @@ TEST(Decode, RefusesWhatItCannotDo) {
               ::testing::HasSubstr("with 16 bytes"));
   EXPECT_THAT(MessageOf<InternalError>({"t", DType::kQ8_0, {64}, std::span(bytes).first(68)}, 16, 32),
               ::testing::HasSubstr("cut a block"));
-  EXPECT_THAT(MessageOf<UsageError>({"t", DType::kTernaryRows, {6, 2}, std::span(bytes).first(3)}, 0, 4),
-              ::testing::HasSubstr("whole fours of rows, found [6, 2]"));
+  EXPECT_THAT(MessageOf<UsageError>({"t", DType::kTernaryRows, {6, 4}, std::span(bytes).first(6)}, 0, 4),
+              ::testing::HasSubstr("whole fours of rows, found [6, 4]"));
 }
 
 }  // namespace
