@@ -1,10 +1,11 @@
-// trace/trace_writer.h for Python. Values come as any C-contiguous CPU array (the buffer protocol or DLPack); a dtype
-// that NumPy lacks (bf16, the 8-bit floats) comes as raw integers of the same size with its name.
+// trace/record_queue.h for Python. Values come as any CPU array (the buffer protocol or DLPack), whatever its strides; a
+// dtype that NumPy lacks (bf16, the 8-bit floats) comes as raw integers of the same size with its name.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 
 #include "bind_core.h"
 #include "core/error.h"
+#include "trace/record_queue.h"
 #include "trace/trace_writer.h"
 
 namespace nb = nanobind;
@@ -22,7 +24,7 @@ using namespace nb::literals;
 namespace paritrace {
 namespace {
 
-using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 
 TraceWriter::Mode ParseMode(const std::string& name) {
   if (name == "full") return TraceWriter::Mode::kFull;
@@ -60,55 +62,71 @@ nlohmann::ordered_json ParseHeader(const std::string& text) {
   return header;
 }
 
-void Record(TraceWriter& writer, int step, const std::string& name, const std::string& site, const Array& array,
+void Record(RecordQueue& queue, int step, const std::string& name, const std::string& site, const Array& array,
             const std::optional<std::string>& dtype, const std::optional<std::vector<std::int64_t>>& shape) {
-  TensorView tensor;
-  tensor.name = name;
+  StridedTensor tensor;
+  tensor.data = static_cast<const std::byte*>(array.data());
   tensor.dtype = TypeOf(array);
   if (dtype) {
     const std::optional<DType> named = ParseDType(*dtype);
     if (!named) throw UsageError(fmt::format("record: tensor \"{}\": expected a dtype's name, found {}", name, *dtype));
     tensor.dtype = *named;
   }
-  if (shape) {
-    tensor.shape = *shape;
-  } else {
-    for (std::size_t axis = 0; axis < array.ndim(); ++axis) {
-      tensor.shape.push_back(static_cast<std::int64_t>(array.shape(axis)));
-    }
+  std::int64_t dense = 1;  // what the next axis's stride is, from the last on, if there are no gaps
+  bool has_gaps = false;
+  for (std::size_t axis = array.ndim(); axis-- > 0;) {
+    has_gaps = has_gaps || (array.shape(axis) != 1 && array.stride(axis) != dense);
+    dense *= static_cast<std::int64_t>(array.shape(axis));
   }
-  tensor.bytes = {static_cast<const std::byte*>(array.data()), array.nbytes()};
-  if (ByteCount(tensor.shape, tensor.dtype) != static_cast<std::int64_t>(tensor.bytes.size())) {
+  for (std::size_t axis = 0; axis < array.ndim(); ++axis) {
+    tensor.shape.push_back(static_cast<std::int64_t>(array.shape(axis)));
+    if (has_gaps) tensor.strides.push_back(array.stride(axis));
+  }
+  if (shape) {
+    if (has_gaps && *shape != tensor.shape)
+      throw UsageError(fmt::format("record: tensor \"{}\": expected an array without gaps for another shape", name));
+    tensor.shape = *shape;
+  }
+  if (ByteCount(tensor.shape, tensor.dtype) != static_cast<std::int64_t>(array.nbytes())) {
     throw UsageError(fmt::format("record: tensor \"{}\": expected the bytes of {} {}, found {} bytes", name,
-                                 Name(tensor.dtype), ToString(tensor.shape), tensor.bytes.size()));
+                                 Name(tensor.dtype), ToString(tensor.shape), array.nbytes()));
   }
   const nb::gil_scoped_release no_gil;
-  writer.Record(step, name, site, tensor);
+  queue.Record(step, name, site, tensor);
 }
 
 }  // namespace
 
 void BindTraceWriter(nb::module_& module) {
-  nb::class_<TraceWriter>(module, "TraceWriter",
+  nb::class_<RecordQueue>(module, "TraceWriter",
                           "Writes a trace directory, tensor by tensor. Unclosed, it stays \"open\".")
       .def(
           "__init__",
-          [](TraceWriter* self, std::string path, const std::string& header, const std::string& mode, bool overwrite) {
-            new (self) TraceWriter(std::move(path), ParseHeader(header), ParseMode(mode), overwrite);
+          [](RecordQueue* self, std::string path, const std::string& header, const std::string& mode, bool overwrite) {
+            new (self) RecordQueue(
+                std::make_unique<TraceWriter>(std::move(path), ParseHeader(header), ParseMode(mode), overwrite));
           },
           "path"_a, "header"_a, "mode"_a = "full", "overwrite"_a = false,
           "header: JSON text, the keys of trace.json that are known. An existing trace is replaced only with "
           "`overwrite`.\n"
           "Errors: ValueError if the path exists or cannot be written.")
-      .def("record", &Record, "step"_a, "name"_a, "site"_a, "array"_a, "dtype"_a = nb::none(), "shape"_a = nb::none(),
-           "Appends one tensor; its bytes are copied or written before the call returns. dtype and shape reinterpret "
-           "the\n"
-           "array's bytes (\"bf16\" for raw uint16). site may be \"\". Errors: ValueError if bytes and shape disagree.")
+      .def(
+          "record", &Record, "step"_a, "name"_a, "site"_a, "array"_a, "dtype"_a = nb::none(), "shape"_a = nb::none(),
+          "Appends one tensor; its memory is free to change after the call, and it is written in the background. "
+          "dtype\n"
+          "and shape reinterpret the array's bytes (\"bf16\" for raw uint16). site may be \"\". Errors: ValueError if\n"
+          "bytes and shape disagree, or if an earlier tensor could not be written.")
+      .def("flush", &RecordQueue::Flush, nb::call_guard<nb::gil_scoped_release>(),
+           "Waits until all that was recorded is in the files. Errors: ValueError if it could not be written.")
       .def(
           "update_header",
-          [](TraceWriter& writer, const std::string& header) { writer.UpdateHeader(ParseHeader(header)); }, "header"_a,
-          "Merges JSON text into the header.")
-      .def("close", &TraceWriter::Close, nb::call_guard<nb::gil_scoped_release>(), "Marks the trace complete.");
+          [](RecordQueue& queue, const std::string& header) {
+            const nlohmann::ordered_json parsed = ParseHeader(header);
+            const nb::gil_scoped_release no_gil;
+            queue.UpdateHeader(parsed);
+          },
+          "header"_a, "Merges JSON text into the header.")
+      .def("close", &RecordQueue::Close, nb::call_guard<nb::gil_scoped_release>(), "Marks the trace complete.");
 }
 
 }  // namespace paritrace

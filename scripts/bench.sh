@@ -24,6 +24,8 @@ part() {
 }
 part "Comparing, beside only reading the same bytes" "$BUILD/bench/diff_bench" --repetitions "$rounds"
 part "Comparing, beside what people use" "$VENV_PYTHON" bench/peers.py --rounds "$rounds"
+part "Recording, from C" "$BUILD/bench/capture_bench" --repetitions "$rounds"
+part "Recording a forward pass, beside what people use" "$VENV_PYTHON" bench/overhead.py --rounds "$rounds"
 
 mv "$results" bench/RESULTS.md
 echo

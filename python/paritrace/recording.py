@@ -59,9 +59,9 @@ class Recording:
         return self._sites[name]
 
     def record(self, name, array, site=None, dtype=None, shape=None):
-        """Writes one tensor before it returns. A name seen before in this step gets `#2`, `#3`, ...
+        """Records one tensor; its memory may change afterwards. A name seen before in this step gets `#2`, `#3`, ...
 
-        array         C-contiguous NumPy array; dtype and shape reinterpret its bytes (see TraceWriter.record)
+        array         NumPy array of any strides; dtype and shape reinterpret its bytes (see TraceWriter.record)
         site          None: by the rules; "" for none
         """
         if self.step < 0:
@@ -73,6 +73,10 @@ class Recording:
             site = self.site_of(name)
         self._writer.record(self.step, name, site, array, dtype, shape)
         self.count += 1
+
+    def flush(self):
+        """Waits until all that was recorded is in the files. Errors: ValueError if it could not be written."""
+        self._writer.flush()
 
     def close(self, run=None):
         """Completes the trace; `run` adds to the header's "run". Nothing may be recorded afterwards."""

@@ -410,7 +410,7 @@ def _parts(output):
 
 def to_numpy(value):
     """(array, dtype name or None, shape or None) of a tensor on any device; bf16 and 8-bit floats as raw integers."""
-    value = value.cpu().contiguous().resolve_conj().resolve_neg()
+    value = value.cpu().resolve_conj().resolve_neg()
     raw = _RAW_TYPES.get(value.dtype)
     if raw is None:
         return value.numpy(), None, None

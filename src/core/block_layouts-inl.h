@@ -43,7 +43,7 @@ PARITRACE_TARGET_AVX2 void DecodeAvx2(const std::byte* blocks, std::int64_t coun
 
 template <typename... Layouts>
 BlockDecoder FindAmong(DType dtype) {
-  const bool avx2 = ActiveCpuTarget() == CpuTarget::kAvx2;
+  const bool avx2 = ActiveCpuTarget() >= CpuTarget::kAvx2;
   BlockDecoder found = nullptr;
   (void)((Layouts::kDType == dtype ? (found = avx2 ? &DecodeAvx2<Layouts> : &DecodeBaseline<Layouts>, true) : false) ||
          ...);

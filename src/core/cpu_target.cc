@@ -7,19 +7,19 @@
 namespace paritrace {
 namespace {
 
-bool CpuHasAvx2() {
+CpuTarget TargetOfCpu() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") != 0;
-#else
-  return false;
+  if (__builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512dq") != 0) return CpuTarget::kAvx512;
+  if (__builtin_cpu_supports("avx2") != 0) return CpuTarget::kAvx2;
 #endif
+  return CpuTarget::kBaseline;
 }
 
 CpuTarget BestTarget() {
   static const CpuTarget best = [] {
     const char* asked = std::getenv("PARITRACE_TARGET");
     const bool scalar = asked != nullptr && std::string_view(asked) == "scalar";
-    return CpuHasAvx2() && !scalar ? CpuTarget::kAvx2 : CpuTarget::kBaseline;
+    return scalar ? CpuTarget::kBaseline : TargetOfCpu();
   }();
   return best;
 }
@@ -35,7 +35,7 @@ CpuTarget ActiveCpuTarget() {
 }
 
 bool ForceCpuTarget(std::optional<CpuTarget> target) {
-  if (target == CpuTarget::kAvx2 && !CpuHasAvx2()) return false;
+  if (target && *target > TargetOfCpu()) return false;
   forced_target.store(target ? static_cast<int>(*target) : kNotForced);
   return true;
 }

@@ -1,5 +1,5 @@
 // Which instruction set the hot loops may use. The binary itself is built for the baseline CPU; loops that gain from
-// AVX2 exist twice, and both give the same bits: neither contracts nor reorders.
+// AVX2, or from AVX-512, exist for those too, and all give the same bits: none contracts nor reorders.
 #pragma once
 
 #include <optional>
@@ -13,7 +13,8 @@
 
 namespace paritrace {
 
-enum class CpuTarget { kBaseline, kAvx2 };
+// Each has what those before it have.
+enum class CpuTarget { kBaseline, kAvx2, kAvx512 };
 
 // The best this CPU has; PARITRACE_TARGET=scalar in the environment (read once) holds it down to kBaseline.
 [[nodiscard]] CpuTarget ActiveCpuTarget();

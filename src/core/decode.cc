@@ -91,7 +91,7 @@ PARITRACE_TARGET_AVX2 void LoopAvx2(const std::byte* in, std::int64_t count, Out
 template <typename Type, typename Out>
 void DecodeScalars(const TensorView& tensor, std::int64_t begin, std::int64_t count, Out* out) {
   const std::byte* in = tensor.bytes.data() + begin * static_cast<std::int64_t>(sizeof(typename Type::Stored));
-  if (ActiveCpuTarget() == CpuTarget::kAvx2) return LoopAvx2<Type>(in, count, out);
+  if (ActiveCpuTarget() >= CpuTarget::kAvx2) return LoopAvx2<Type>(in, count, out);
   Loop<Type>(in, count, out);
 }
 

@@ -1,6 +1,7 @@
 // What a digest trace keeps of a tensor beside its hash and statistics, so that two runs can be compared without values.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,7 +25,28 @@ struct TensorDigest {
 // Errors: as of DecodeF64.
 [[nodiscard]] TensorDigest DigestOf(const TensorView& tensor, std::string_view site);
 
+// The same in parts, as StatsOfParts.
+class DigestOfParts {
+ public:
+  // wanted: false makes no parts. Keeps a reference to the tensor.
+  DigestOfParts(const TensorView& tensor, std::string_view site, bool wanted = true);
+  ~DigestOfParts();
+  DigestOfParts(const DigestOfParts&) = delete;
+  DigestOfParts& operator=(const DigestOfParts&) = delete;
+  [[nodiscard]] std::int64_t parts() const;
+  void Run(std::int64_t part);
+  // Once, after all parts.
+  [[nodiscard]] TensorDigest Digest();
+
+ private:
+  struct Part;
+  const TensorView& tensor_;
+  double mask_bound_;
+  std::int64_t values_ = 0, grain_ = 1;
+  std::vector<Part> parts_;
+};
+
 // Puts both into an entry's line of the index: "stats"."position_rms" and "sketch".
-void AddDigest(const TensorView& tensor, std::string_view site, nlohmann::ordered_json& index);
+void AddTo(nlohmann::ordered_json& index, TensorDigest digest);
 
 }  // namespace paritrace

@@ -2,30 +2,20 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "core/error.h"
+#include "trace/value_kernels.h"
 
 namespace paritrace {
 namespace {
 
-constexpr std::string_view kVersion = "pt1:";
-// Any constant would do; changing it makes old digests incomparable, and is a new version.
-constexpr std::uint64_t kSeed = 0x7061726974726163ull;
+constexpr std::string_view kVersion = "pt2:";
 constexpr int kBits = 24;
 constexpr std::int32_t kMost = (1 << (kBits - 1)) - 1;
 constexpr std::size_t kExponentBytes = 2, kBucketBytes = 3;
 constexpr std::int16_t kAllZero = std::numeric_limits<std::int16_t>::min();  // in place of an exponent
-
-// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): every output bit depends on every bit of the index.
-std::uint64_t Mix(std::uint64_t index) {
-  std::uint64_t z = index * 0x9e3779b97f4a7c15ull + kSeed;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
 
 std::int64_t Ceil(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -146,10 +136,9 @@ SketchPlan::SketchPlan(const Shape& shape) : values(ElementCount(shape).value_or
   features = values / positions;
   positions_per_group = Ceil(positions, kGroups);
   groups = Ceil(positions, positions_per_group);
-  buckets = kBuckets / groups / kHashes * kHashes;
   const std::int64_t held = positions_per_group * features;
-  exact = held <= buckets;
-  if (exact) buckets = held;
+  exact = held <= kBuckets / groups;
+  buckets = exact ? held : kBuckets / groups / (kHashes * kBlockLanes) * (kHashes * kBlockLanes);
 }
 
 std::int64_t SketchPlan::PositionsIn(std::int64_t group) const {
@@ -162,37 +151,34 @@ Sketch::Sketch(const Shape& shape)
       steps_(static_cast<std::size_t>(plan_.groups)) {}
 
 void Sketch::Add(std::int64_t begin, std::span<const double> values) {
+  std::vector<double> kept(values.begin(), values.end());
+  for (const double value : values) {
+    nan_ += std::isnan(value) ? 1 : 0;
+    inf_ += std::isinf(value) ? 1 : 0;
+  }
+  (void)KeepFinite(kept.data(), static_cast<std::int64_t>(kept.size()), std::numeric_limits<double>::quiet_NaN());
+  AddFinite(begin, kept);
+}
+
+void Sketch::AddFinite(std::int64_t begin, std::span<const double> values) {
   const auto count = static_cast<std::int64_t>(values.size());
   if (begin < 0 || count > plan_.values || begin > plan_.values - count)
     throw InternalError("values outside of a sketch's tensor");
-  const auto width = static_cast<std::uint64_t>(plan_.buckets / SketchPlan::kHashes);
+  const auto blocks_in_row = static_cast<std::uint64_t>(Ceil(plan_.last, kBlockLanes));
   for (std::int64_t done = 0; done < count;) {
-    const std::int64_t at = begin + done, in_row = at % plan_.last;
+    const std::int64_t at = begin + done, row = at / plan_.last, in_row = at % plan_.last;
     const std::int64_t run = std::min(count - done, plan_.last - in_row);
     const std::int64_t position = plan_.PositionOf(at), group = position / plan_.positions_per_group;
     double* const buckets = buckets_.data() + group * plan_.buckets;
     const double* const from = values.data() + done;
-    // Where a value has its own bucket: by position, then by what stands around the position axis, then along the last.
-    double* const own = buckets + (position - group * plan_.positions_per_group) * plan_.features +
-                        at / plan_.last / plan_.positions * plan_.last + in_row;
-    for (std::int64_t i = 0; i < run; ++i) {
-      const double value = from[i];
-      if (!std::isfinite(value)) {
-        ++(std::isnan(value) ? nan_ : inf_);
-        continue;
-      }
-      if (plan_.exact) {
-        own[i] += value;
-        continue;
-      }
-      const std::uint64_t bits = Mix(static_cast<std::uint64_t>(at + i));
-      for (int hash = 0; hash < SketchPlan::kHashes; ++hash) {
-        const std::uint64_t own_bits = bits >> (16 * hash) & 0xffff;
-        const std::uint64_t bucket = static_cast<std::uint64_t>(hash) * width + ((own_bits >> 1) * width >> 15);
-        const std::uint64_t sign = (own_bits & 1) << 63;
-        // The sign by its bit: a branch on a random bit would be mispredicted half the time.
-        buckets[bucket] += std::bit_cast<double>(std::bit_cast<std::uint64_t>(value) ^ sign);
-      }
+    if (plan_.exact) {
+      // By position, then by what stands around the position axis, then along the last.
+      double* const own = buckets + (position - group * plan_.positions_per_group) * plan_.features +
+                          row / plan_.positions * plan_.last + in_row;
+      for (std::int64_t i = 0; i < run; ++i) own[i] += from[i];
+    } else {
+      AddToSketch(from, in_row, run, static_cast<std::uint64_t>(row) * blocks_in_row,
+                  plan_.buckets / SketchPlan::kHashes, buckets);
     }
     done += run;
   }

@@ -5,7 +5,10 @@
 // that a difference of few large values does not hang on one collision (as in Kane and Nelson, arXiv:1012.1577). The
 // sum of squares of its buckets is the estimate of Alon, Matias, Szegedy (STOC 1996), the mean over the hashes.
 // The buckets are dealt out to groups of neighbouring positions (tokens), so that a difference can be placed.
-// Signs and buckets follow from a fixed seed and the value's index alone: any two tensors of one shape are comparable.
+// Values are hashed eight neighbours at a time: one bucket range, one rotation and eight signs for the block. Two values of
+// different blocks share a bucket as often as if each had its own hash, those of one block never, and all signs are
+// independent, so that expectation and variance are those of the plain sketch, at an eighth of its cost.
+// All follows from a fixed seed and the block's index: any two tensors of one shape are comparable.
 // Sources of the figures: docs/trace-format.md, "Sketches".
 #pragma once
 
@@ -54,11 +57,14 @@ class Sketch {
   // Errors: InternalError if they reach outside the tensor.
   void Add(std::int64_t begin, std::span<const double> values);
 
+  // The same for values that are all finite.
+  void AddFinite(std::int64_t begin, std::span<const double> values);
+
   // The sketch of the sum of both tensors; of the whole, where each holds some of its values.
   // Errors: InternalError if the shapes differ.
   void Merge(const Sketch& other);
 
-  // Text for a trace's index: "pt1:" and base64. Buckets are rounded to 24 bits on a grid of their group, whose step is
+  // Text for a trace's index: "pt2:" and base64. Buckets are rounded to 24 bits on a grid of their group, whose step is
   // a power of two. "" where a bucket is no finite number (sums of f64 values near its largest).
   [[nodiscard]] std::string Encode() const;
 

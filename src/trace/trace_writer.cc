@@ -11,14 +11,12 @@
 #include "core/directory_lock.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/hash.h"
 #include "core/output_file.h"
 #include "core/text.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_stream.h"
-#include "trace/digest.h"
-#include "trace/tensor_stats.h"
+#include "trace/tensor_summary.h"
 #include "trace/trace_header.h"
 
 namespace paritrace {
@@ -237,9 +235,7 @@ TraceWriter::Entry TraceWriter::Describe(int step, std::string_view name, std::s
   if (!site.empty()) index["site"] = site;
   index["shape"] = tensor.shape;
   index["dtype"] = Name(tensor.dtype);
-  index["hash"] = HashBytes(tensor.bytes);
-  index["stats"] = TensorStats(tensor, site);
-  if (state_->mode == Mode::kDigest) AddDigest(tensor, site, index);
+  Summarise(tensor, site, state_->mode == Mode::kDigest, index);
   return entry;
 }
 

@@ -27,7 +27,7 @@ using testing_support::Normal;
 void TurnIntoDigest(Trace& trace) {
   for (TraceEntry& entry : trace.entries) {
     nlohmann::ordered_json index = {{"stats", TensorStats(entry.tensor, entry.site)}};
-    AddDigest(entry.tensor, entry.site, index);
+    AddTo(index, DigestOf(entry.tensor, entry.site));
     entry.hash = HashBytes(entry.tensor.bytes);
     entry.stats = index["stats"];
     entry.sketch = index.value("sketch", "");
