@@ -47,7 +47,11 @@ Json DefectToJson(const Defect& defect) {
 }
 
 Json FlipToJson(const RoutingFlip& flip) {
-  Json json = {{"step", flip.step}, {"layer", flip.layer}, {"token", flip.token}, {"reference", flip.reference}, {"subject", flip.subject}};
+  Json json = {{"step", flip.step},
+               {"layer", flip.layer},
+               {"token", flip.token},
+               {"reference", flip.reference},
+               {"subject", flip.subject}};
   Put(json, "margin", flip.margin);
   Put(json, "error", flip.error);
   json["benign"] = flip.benign;

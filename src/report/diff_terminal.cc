@@ -119,7 +119,10 @@ class TerminalReport {
       cells.insert(cells.end(), 4, {"-", Style::kDim});
     }
     const bool missing = site.status == SiteStatus::kMissingInReference || site.status == SiteStatus::kMissingInSubject;
-    cells.push_back({site.undecided ? "undecided" : missing ? "missing" : std::string(Words(site.status)), is_first ? style : StyleOf(site.status)});
+    cells.push_back({site.undecided ? "undecided"
+                     : missing      ? "missing"
+                                    : std::string(Words(site.status)),
+                     is_first ? style : StyleOf(site.status)});
     table.AddRow(std::move(cells));
   }
 
