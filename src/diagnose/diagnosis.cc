@@ -10,6 +10,7 @@
 
 #include "core/decode.h"
 #include "core/error.h"
+#include "diagnose/counterfactual.h"
 #include "diagnose/policy.h"
 #include "diagnose/row_order.h"
 
@@ -25,6 +26,9 @@ struct SideResult {
   std::vector<Equivalence> equivalences;
   std::vector<RoutingFlip> routing;
   std::vector<std::string> remarks;
+  std::vector<Edit> edits;  // what was named, to be built into the model
+  bool all_named = true;    // false: a defect has no name, or only holds for some tokens, heads or channels
+  std::string counterfactual;
   std::map<NodeId, SiteStats> healthy;
   std::int64_t values = 0, exact = 0, one_ulp = 0;
   double error = 0;
@@ -103,7 +107,12 @@ void JudgeSite(const Replay& replay, const Node& node, std::string_view side_nam
   }
   for (const NamedCause& cause : finding.causes)
     side.defects.emplace_back(DefectOf(replay, node, stats, finding, cause, side_name), node.id);
-  if (finding.causes.empty()) side.healthy.emplace(node.id, stats);
+  if (finding.causes.empty()) {
+    side.healthy.emplace(node.id, stats);
+  } else {
+    side.all_named = side.all_named && !finding.edit.empty() && finding.where.everything();
+    side.edits.push_back(finding.edit);
+  }
 }
 
 std::string LayerPrefix(const std::string& site) {
@@ -215,6 +224,13 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   NameKeyOnlyMistakes(model.graph, side);
   NameNormsBeforeTheSum(side);
   MoveShiftedPositions(model.graph, side);
+  // A choice of experts may tip on the way and change all that follows: with mixtures nothing can be said.
+  const bool routed =
+      std::ranges::any_of(graph.nodes, [](const Node& node) { return std::holds_alternative<TopExpertsOp>(node.op); });
+  if (!side.defects.empty() && side.all_named && !routed) {
+    side.counterfactual = StatementOf(RunCounterfactual(graph, side.recording, side.chosen.arithmetic, side.edits),
+                                      graph, side.defects.size());
+  }
   return side;
 }
 
@@ -308,6 +324,7 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   diagnosis.routing = std::move(side.routing);
   NoteBenignFlips(diagnosis);
   diagnosis.remarks = std::move(side.remarks);
+  diagnosis.counterfactual = std::move(side.counterfactual);
   diagnosis.values = side.values;
   const auto values = static_cast<double>(std::max<std::int64_t>(side.values, 1));
   diagnosis.exact = static_cast<double>(side.exact) / values;

@@ -128,6 +128,10 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
       indented("Also possible: " + others + ".");
     }
   }
+  if (!diagnosis.counterfactual.empty()) {
+    out += "\n";
+    line(diagnosis.counterfactual);
+  }
   for (const Equivalence& equivalence : diagnosis.equivalences) {
     out += "\n";
     line(fmt::format("No effect: {} at {}.", equivalence.statement, equivalence.site));
@@ -178,6 +182,7 @@ std::string DiagnosisToMarkdown(const Diagnosis& diagnosis) {
     for (const std::string& text : NoiseCells(noise)) out += fmt::format("| {} ", text);
     out += "|\n";
   }
+  if (!diagnosis.counterfactual.empty()) out += fmt::format("\n{}\n", diagnosis.counterfactual);
   for (const std::string& remark : diagnosis.remarks) out += fmt::format("\nNote: {}.\n", remark);
   return out;
 }

@@ -217,6 +217,7 @@ def test_an_injected_fault_is_named_at_its_site(
     assert result["verdict"] == "diverged"
     named = {(defect["site"], defect["cause"]["id"]) for defect in result["defects"]}
     assert named == {(site, cause) for site in sites}
+    assert result["counterfactual"].endswith("everything.")
     for defect in result["defects"]:
         assert defect["side"] == "subject"
         assert defect["cause"]["confidence"] >= 0.5
@@ -286,6 +287,25 @@ def test_a_fault_in_one_head_says_which(tmp_path, monkeypatch):
         (s, "rope.missing") for s in every_layer("attn.q_rope")
     }
     assert all(d["where"]["heads"] == [5] for d in result["defects"])
+
+
+def test_the_counterfactual_run_speaks_for_all_defects_or_not_at_all(tmp_path, monkeypatch):
+    """Said only where every defect has a name."""
+    model = load(MODEL)
+    norm_weight_twice(model, monkeypatch)
+    residual_missing(model, monkeypatch)
+    record(model, tmp_path / "trace")
+    result = diagnose(tmp_path / "trace", MODEL)
+    assert result["counterfactual"].endswith("they explain everything.")
+    unnamed = load(MODEL)
+    norm_weight_twice(unnamed, monkeypatch)
+    head = unnamed.lm_head
+    once = head.forward
+    monkeypatch.setattr(head, "forward", lambda x: once(x) + 0.1 * once(x).pow(2))
+    record(unnamed, tmp_path / "unnamed")
+    result = diagnose(tmp_path / "unnamed", MODEL)
+    assert [defect["cause"]["id"] for defect in result["defects"]] == ["norm.weight_twice", "unknown"]
+    assert "counterfactual" not in result
 
 
 def test_an_error_that_no_cause_explains_is_unknown(tmp_path, monkeypatch):
