@@ -19,12 +19,14 @@ struct Hypothesis {
   nlohmann::ordered_json expected, found;  // null where the cause has no parameter
   std::string statement;                   // what the subject does, in a sentence
   std::string fix;                         // what to change, in a sentence
+  std::vector<std::int64_t> experts = {};  // those it is limited to; empty: all
   int parameters = 0;  // free parameters fitted: of two that explain equally well the one with fewer stands
 };
 
 // Tokens, heads and channels that something is limited to, ascending; empty: all.
 struct Scope {
   std::vector<std::int64_t> tokens, heads, channels;
+  std::vector<std::int64_t> experts;  // said of a mixture as a whole; no values are singled out by it
   [[nodiscard]] bool everything() const { return tokens.empty() && heads.empty() && channels.empty(); }
 };
 

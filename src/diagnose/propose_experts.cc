@@ -96,13 +96,19 @@ void ProposeOrder(const SearchSite& site, const Node& node, std::vector<Hypothes
   const auto propose = [&](const std::vector<std::size_t>& runs, const std::string& statement,
                            nlohmann::ordered_json found, int parameters) {
     Node changed = node;
-    for (std::size_t i = 0; i < count; ++i) std::get<ExpertsOp>(changed.op).experts[i] = right.experts[runs[i]];
+    std::vector<std::int64_t> wrong;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::get<ExpertsOp>(changed.op).experts[i] = right.experts[runs[i]];
+      if (runs[i] != i) wrong.push_back(static_cast<std::int64_t>(i));
+    }
+    if (wrong.size() == count) wrong.clear();
     out.push_back({.cause = "moe.expert_order",
                    .edit = site.With(changed),
                    .expected = "expert i with its own weights",
                    .found = std::move(found),
                    .statement = statement,
                    .fix = "keep the experts' order when their weights are stacked",
+                   .experts = std::move(wrong),
                    .parameters = parameters});
   };
   std::vector<std::size_t> own(count);
@@ -216,11 +222,33 @@ void ProposeSharedGate(const SearchSite& site, const Node& node, std::vector<Hyp
   }
 }
 
+// Routers run in f32 whatever the model's dtype; one that rounds its probabilities to the dtype breaks ties otherwise.
+void ProposePrecision(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const Arithmetic& arithmetic = site.replay().arithmetic();
+  if (!node.wide || arithmetic.storage == arithmetic.inner) return;
+  const std::string_view storage = Name(arithmetic.storage), inner = Name(arithmetic.inner);
+  Node changed = node;
+  changed.wide = false;
+  if (auto* weights = std::get_if<ExpertWeightsOp>(&changed.op)) weights->stored_sum = true;
+  out.push_back(
+      {.cause = "precision",
+       .edit = site.With(changed),
+       .expected = fmt::format("router in {}", inner),
+       .found = fmt::format("router in {}", storage),
+       .statement =
+           fmt::format("the router's {} are kept in {} where the model has {}",
+                       std::holds_alternative<RouterProbsOp>(node.op) ? "probabilities" : "weights", storage, inner),
+       .fix = fmt::format("convert the router's logits to {} before its softmax, and keep the result so", inner)});
+}
+
 }  // namespace
 
 void ProposeExperts(const SearchSite& site, std::vector<Hypothesis>& out) {
   for (const Node& node : site.segment()) {
     if (std::holds_alternative<TopExpertsOp>(node.op)) ProposeCount(site, node, out);
+    if (std::holds_alternative<RouterProbsOp>(node.op) || std::holds_alternative<ExpertWeightsOp>(node.op)) {
+      ProposePrecision(site, node, out);
+    }
     if (std::holds_alternative<ExpertWeightsOp>(node.op)) ProposeWeighting(site, node, out);
     if (std::holds_alternative<GateOp>(node.op)) ProposeSharedGate(site, node, out);
     if (!std::holds_alternative<ExpertsOp>(node.op)) continue;

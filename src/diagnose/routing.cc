@@ -187,9 +187,13 @@ bool WeighsTheRightExperts(const Replay& replay, const Node& node) {
   const RecordedSite& recorded = replay.recording().At(node.id);
   const Value& seen = replay.Input(probs);
   const Value right = ComputeTopExperts(top, seen);
-  if (right.shape != recorded.value.shape) return false;
+  const Node& choice = replay.graph().nodes[static_cast<std::size_t>(chosen)];
+  const TokenRange all{0, replay.recording().run.count()};
+  if (right.shape != recorded.value.shape || MeasureRouting(replay, choice, all).all.broken == 0) return false;
+  Arithmetic arithmetic = replay.arithmetic();
+  arithmetic.storage = StorageOf(node, arithmetic);
   const Value exact = ComputeExpertWeights(op, seen, right, *FindArithmetic("f64"));
-  const Value rounded = ComputeExpertWeights(op, seen, right, replay.arithmetic());
+  const Value rounded = ComputeExpertWeights(op, seen, right, arithmetic);
   const SiteStats stats = MeasureSite(replay.graph(), node, recorded, {exact, rounded, rounded}, nullptr,
                                       replay.arithmetic(), {0, replay.recording().run.count()});
   return !JudgeSize(stats).flagged;

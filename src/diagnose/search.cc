@@ -84,6 +84,7 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
                             Splice(replay, node, replay.Sampled(node.id), edited.sampled, scope)};
     outcome.stats = Measure(replay, node, spliced);
     outcome.where = scope;
+    outcome.where.experts = outcome.hypothesis.experts;
     outcome.accepted = !JudgeSize(outcome.stats).flagged;
     if (outcome.accepted) return;
   }

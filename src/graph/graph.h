@@ -141,6 +141,7 @@ struct ExpertWeightsOp {
   bool normalised = false;  // divided by their sum
   bool reversed = false;    // given to the experts the other way round
   double factor = 1;
+  bool stored_sum = false;  // their sum is stored before they are divided by it
 };
 // One expert: down(act(gate x) * up x), or down(act(up x)) without a gate. gate and up [width, hidden], down [hidden, width].
 struct Expert {

@@ -105,7 +105,7 @@ Value ComputeExpertWeights(const ExpertWeightsOp& op, const Value& probs, const 
       row[i] = id >= 0 && id < static_cast<double>(probs.cols()) ? probs.row(t)[static_cast<std::size_t>(id)] : kNone;
       sum.Add(row[i]);
     }
-    const double total = Round(inner, sum.sum());
+    const double total = Round(op.stored_sum ? arithmetic.storage : inner, sum.sum());
     if (op.reversed) std::ranges::reverse(row);
     for (double& weight : row) {
       if (op.normalised) weight = Round(inner, weight / total);

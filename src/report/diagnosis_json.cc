@@ -31,6 +31,7 @@ Json WhereToJson(const Scope& scope) {
   if (!scope.tokens.empty()) where["tokens"] = scope.tokens;
   if (!scope.heads.empty()) where["heads"] = scope.heads;
   if (!scope.channels.empty()) where["channels"] = scope.channels;
+  if (!scope.experts.empty()) where["experts"] = scope.experts;
   return where;
 }
 

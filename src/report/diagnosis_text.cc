@@ -73,6 +73,7 @@ std::string WhereText(const Scope& where) {
   add("tokens", where.tokens);
   add("heads", where.heads);
   add("channels", where.channels);
+  add("experts", where.experts);
   return text;
 }
 

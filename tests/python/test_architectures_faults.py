@@ -377,6 +377,31 @@ def test_open_choices_are_recovered_from_the_outputs(dtype, folder_of, tmp_path)
     assert result["defects"] == []
 
 
+def test_a_wrong_expert_is_said_to_be_that_one(folder_of, tmp_path, monkeypatch):
+    model = hf.load(folder_of("mixtral"), "bf16")
+    two_experts_exchanged(model, monkeypatch)
+    record(model, tmp_path / "trace")
+    result = tiny_models.diagnose(tmp_path / "trace", folder_of("mixtral"))
+    assert [defect["where"] for defect in result["defects"]] == [{"experts": [1, 3]}]
+
+
+def test_a_router_in_bf16_is_named(folder_of, tmp_path, monkeypatch):
+    """Its probabilities and weights are rounded where the model keeps them in f32."""
+
+    def route(self, x):
+        logits = torch.nn.functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
+        weights, experts = torch.topk(torch.nn.functional.softmax(logits, dim=-1), self.top_k, dim=-1)
+        return logits, weights / weights.sum(-1, keepdim=True), experts
+
+    monkeypatch.setattr(mixtral.MixtralTopKRouter, "forward", route)
+    record(hf.load(folder_of("mixtral"), "bf16"), tmp_path / "trace")
+    result = tiny_models.diagnose(tmp_path / "trace", folder_of("mixtral"))
+    assert tiny_models.named(result) == {
+        (site, "precision") for role in ("moe.probs", "moe.weights") for site in both(role)
+    }
+    assert {defect["cause"]["found"] for defect in result["defects"]} == {"router in bf16"}
+
+
 # ---- module outputs only ----
 
 SPARSE = [
