@@ -24,6 +24,7 @@ void AddDiagnose(CLI::App& app, int& exit_code);
 void AddRun(CLI::App& app, int& exit_code);
 void AddShow(CLI::App& app, int& exit_code);
 void AddDigest(CLI::App& app, int& exit_code);
+void AddExport(CLI::App& app, int& exit_code);
 void AddRepair(CLI::App& app, int& exit_code);
 void AddLogits(CLI::App& app, int& exit_code);
 void AddGrowth(CLI::App& app, int& exit_code);

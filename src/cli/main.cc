@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   paritrace::cli::AddRun(app, exit_code);
   paritrace::cli::AddShow(app, exit_code);
   paritrace::cli::AddDigest(app, exit_code);
+  paritrace::cli::AddExport(app, exit_code);
   paritrace::cli::AddRepair(app, exit_code);
   paritrace::cli::AddLogits(app, exit_code);
   paritrace::cli::AddGrowth(app, exit_code);

@@ -2,6 +2,8 @@
 
 import json
 
+from safetensors import safe_open
+
 
 def compare(cli, reference, subject):
     done = cli("diff", reference, subject, "--json", "-")
@@ -42,3 +44,22 @@ def test_a_digest_is_not_digested_again(paritrace_cli, model_folder, tmp_path):
     done = paritrace_cli("digest", tmp_path / "t", "-o", tmp_path / "d")
     assert done.returncode == 2
     assert "expected values" in done.stderr
+
+
+def test_an_exported_trace_is_the_same_trace_in_one_file(paritrace_cli, model_folder, tmp_path):
+    done = paritrace_cli(
+        "capture", "hf", model_folder, "--tokens", "17,403,9", "-o", tmp_path / "t", "--dtype", "bf16", "--decode", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "t.safetensors"
+    done = paritrace_cli("export", tmp_path / "t", "-o", file)
+    assert done.returncode == 0, done.stderr
+    found = compare(paritrace_cli, tmp_path / "t", file)
+    assert found["verdict"] == "identical"
+    assert found["counts"]["identical"] == found["counts"]["total"] > 100
+    with safe_open(file, "np") as opened:
+        # No two entries share a key: both steps are there.
+        assert len(opened.keys()) == found["counts"]["total"]
+    assert paritrace_cli("export", tmp_path / "t", "-o", file).returncode == 2
+    assert paritrace_cli("export", tmp_path / "t", "-o", file, "--overwrite").returncode == 0
+    assert paritrace_cli("export", tmp_path / "t", "-o", tmp_path / "other").returncode == 2
