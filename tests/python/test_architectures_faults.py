@@ -361,7 +361,7 @@ def test_a_fault_behind_flips_is_still_named(dtype, folder_of, tmp_path):
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_open_choices_are_recovered_from_the_outputs(dtype, folder_of, tmp_path):
     """Only each layer's output is recorded: how a close call fell can be told from it alone."""
-    record(hf.load(folder_of("mixtral"), dtype), tmp_path / "trace", tiny_models.prompt(400))
+    record(hf.load(folder_of("mixtral"), dtype), tmp_path / "trace", tiny_models.prompt(160))
     trace = paritrace.open_trace(tmp_path / "trace")
     kept = {"embed", "layers.0.out", "layers.1.out", "logits"}
     from safetensors.torch import load_file, save_file
