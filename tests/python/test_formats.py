@@ -6,6 +6,7 @@ The values go through `paritrace show FILE NAME --npy OUT`, so what is tested is
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
