@@ -197,8 +197,11 @@ def test_public_safetensors_opens_what_our_writer_wrote(name, tmp_path):
         if status == "complete":
             writer.close()
         file = path if path.is_file() else path / "tensors-00000.safetensors"
-        # Written in the background: it opens at any time, and holds everything soon.
+        # Written in the background: once it is there it opens at any time, and it holds everything soon.
         for _ in range(1000):
+            if not file.exists():
+                time.sleep(0.01)
+                continue
             with safetensors.safe_open(file, "pt") as opened:
                 if len(opened.keys()) == len(arrays) + 1:
                     break
