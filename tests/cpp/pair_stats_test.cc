@@ -40,7 +40,19 @@ class Tensor {
         case DType::kF16: put(FloatToHalf(static_cast<float>(value))); break;
         case DType::kBF16: put(FloatToBFloat(static_cast<float>(value))); break;
         case DType::kI8: put(static_cast<std::int8_t>(value)); break;
+        case DType::kI16: put(static_cast<std::int16_t>(value)); break;
         case DType::kI32: put(static_cast<std::int32_t>(value)); break;
+        case DType::kU8: put(static_cast<std::uint8_t>(value)); break;
+        case DType::kU16: put(static_cast<std::uint16_t>(value)); break;
+        case DType::kU32: put(static_cast<std::uint32_t>(value)); break;
+        case DType::kBool: put(static_cast<std::uint8_t>(value > 0.5)); break;
+        // Codes that are finite in both types, not the nearest to the value: what counts is that they differ.
+        case DType::kF8E4M3:
+        case DType::kF8E5M2: {
+          const auto code = static_cast<std::uint8_t>(static_cast<int>(std::fabs(value) * 37) & 0x77);
+          put(static_cast<std::uint8_t>(value < 0 ? code | 0x80 : code));
+          break;
+        }
         case DType::kU64: put(static_cast<std::uint64_t>(value)); break;
         default: put(static_cast<std::int64_t>(value)); break;
       }
@@ -145,8 +157,9 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row) { return row.param.name; });
 
 TEST(ComparePair, EveryTypeMixLengthAndStartAgreesWithLongDouble) {
-  const DType types[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16,
-                         DType::kI8,  DType::kI32, DType::kI64, DType::kU64};
+  const DType types[] = {DType::kF64,    DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3,
+                         DType::kF8E5M2, DType::kI8,  DType::kI16, DType::kI32,  DType::kI64,
+                         DType::kU8,     DType::kU16, DType::kU32, DType::kU64,  DType::kBool};
   const std::int64_t lanes = 16;  // two vectors of eight doubles, the widest step
   for (const std::string& target : KernelTargets()) {
     ForceKernelTarget(target);
@@ -156,7 +169,10 @@ TEST(ComparePair, EveryTypeMixLengthAndStartAgreesWithLongDouble) {
              {std::int64_t{0}, std::int64_t{1}, lanes - 1, lanes, lanes + 1, 8 * lanes + 3}) {
           std::vector<double> left = RandomValues(static_cast<std::size_t>(length), 1), right = left;
           for (std::size_t i = 0; i < right.size(); ++i) right[i] += i % 3 == 0 ? 0 : 0.25 * static_cast<double>(i % 5);
-          const bool is_unsigned = a == DType::kU64 || b == DType::kU64;
+          const auto has_no_sign = [](DType type) {
+            return type == DType::kU8 || type == DType::kU16 || type == DType::kU32 || type == DType::kU64;
+          };
+          const bool is_unsigned = has_no_sign(a) || has_no_sign(b);
           for (auto* values : {&left, &right}) {
             for (double& value : *values) value = is_unsigned ? std::fabs(value) : value;
           }
