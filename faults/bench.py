@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,16 +26,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import gguf_faults  # noqa: E402
 import hf_faults  # noqa: E402
 import naive  # noqa: E402
 import paritrace  # noqa: E402
 import torch  # noqa: E402
-from paritrace import hf  # noqa: E402
+from paritrace import hf, llamacpp  # noqa: E402
 
 import models  # noqa: E402
 
 TOKENS = [7, 131, 262, 44, 44, 9, 201, 288, 65, 17, 90, 150, 3, 77, 222, 131, 5, 260, 31, 99, 180, 12, 250, 66]
 WHOLE_NAMES = {"embed", "final_norm", "logits"}
+GGUF_DEFAULTS = {"models": ["llama", "qwen2", "qwen3"], "arithmetic": ["f32", "q8_0"]}
 # What a capture of plain module outputs holds, under HF's own names.
 MODULE_OUTPUT = re.compile(r"^(model\.embed_tokens|model\.norm|lm_head|model\.layers\.\d+(\.\w+(\.\w+_proj)?)?)$")
 
@@ -51,6 +54,7 @@ class Case:
     causes: list = field(default_factory=list)  # [(ids that are right, sites, found or None)]
     real: list = field(default_factory=list)
     attention: str = "eager"
+    engine: str = "hf"  # or "llama.cpp": `arithmetic` is then the type of the file's matrices
 
 
 @dataclass
@@ -69,7 +73,8 @@ def sites_of(roles, layers):
 def load_catalogue():
     table = tomllib.loads((HERE / "catalogue.toml").read_text())
     entries = [table["defaults"] | entry for entry in table["fault"]]
-    return entries, table["pair"]
+    files = [GGUF_DEFAULTS | entry for entry in table["gguf"]]
+    return entries, files, table["pair"]
 
 
 def part_of(entry, recorded):
@@ -82,7 +87,15 @@ def part_of(entry, recorded):
 
 
 def fault_cases():
-    entries, pairs = load_catalogue()
+    entries, files, pairs = load_catalogue()
+    for entry in files:
+        for model, kind in itertools.product(entry["models"], entry["arithmetic"]):
+            fault, cause = part_of(entry, "all")
+            what = " ".join(str(value) for value in entry.get("with", {}).values())
+            yield Case(
+                f"gguf {entry['fault']} {what}, {model} {kind}",
+                model, kind, "all", [fault], [cause], entry.get("real", []), engine="llama.cpp",
+            )  # fmt: skip
     for entry in entries:
         for model, arithmetic, recorded in itertools.product(entry["models"], entry["arithmetic"], entry["recorded"]):
             fault, cause = part_of(entry, recorded)
@@ -111,6 +124,9 @@ def clean_cases():
         yield Case(f"clean, {model} {arithmetic} {recorded}", model, arithmetic, recorded)
     for model, arithmetic in itertools.product(models.MODELS, ("f32", "bf16")):
         yield Case(f"clean sdpa, {model} {arithmetic}", model, arithmetic, "all", attention="sdpa")
+    for model, kind, flash in itertools.product(GGUF_DEFAULTS["models"], ("f32", "f16", "q8_0"), ("off", "on")):
+        name = f"clean llama.cpp, {model} {kind}, flash attention {flash}"
+        yield Case(name, model, kind, "all", attention=flash, engine="llama.cpp")
 
 
 def module_outputs(trace, file):
@@ -129,7 +145,27 @@ class Bench:
         self.folder, self.references = folder, {}
         self.program = os.environ.get("PARITRACE_BIN")
 
+    def model_of(self, case):
+        """The MODEL that is right for the case: a folder, or a GGUF file of the subject's type."""
+        folder = models.folder_of(case.model, self.folder / "models")
+        if case.engine == "hf":
+            return folder
+        file = self.folder / "models" / f"{case.model}-{case.arithmetic}.gguf"
+        if not file.exists():
+            gguf_faults.write(folder, file, case.arithmetic)
+        return file
+
     def record(self, case, trace):
+        if case.engine == "hf":
+            return self.record_hf(case, trace)
+        file = self.folder / "subject.gguf"
+        shutil.copyfile(self.model_of(case), file)
+        for function, parameters, layers in case.faults:
+            gguf_faults.edit(file, function, parameters, layers)
+        flash = case.attention if case.attention in ("on", "off") else "off"
+        llamacpp.run(file, trace, tokens=TOKENS, flash_attention=flash)
+
+    def record_hf(self, case, trace):
         model = hf.load(models.folder_of(case.model, self.folder / "models"), case.arithmetic)
         model.set_attn_implementation(case.attention)
         patients = []
@@ -161,7 +197,7 @@ class Bench:
         if case.recorded == "modules":
             subject = self.folder / f"trace-{number}.safetensors"
             module_outputs(trace, subject)
-        model = models.folder_of(case.model, self.folder / "models")
+        model = self.model_of(case)
         program = [self.program] if self.program else [sys.executable, "-m", "paritrace"]
         start = time.perf_counter()
         done = subprocess.run(
