@@ -192,7 +192,7 @@ def measure_paritrace(folder, size, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=2048, help="both sides together (default 2048)")
+    parser.add_argument("--megabytes", type=int, default=1024, help="both sides together (default 1024)")
     parser.add_argument(
         "--rounds", type=int, default=5, help="how often each is measured; the median counts (default 5)"
     )
