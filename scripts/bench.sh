@@ -22,7 +22,7 @@ part() {
   shift
   { printf '\n## %s\n\n`%s`\n\n' "$title" "$*" && "$@"; } 2>&1 | redact | tee -a "$results"
 }
-part "Comparing, beside only reading the same bytes" "$BUILD/bench/diff_bench" --repetitions "$rounds"
+part "Comparing, beside only reading the same bytes" "$BUILD/bench/diff_bench" --repetitions $((3 * rounds))
 part "Comparing, beside what people use" "$VENV_PYTHON" bench/peers.py --rounds "$rounds"
 part "Recording, from C" "$BUILD/bench/capture_bench" --repetitions "$rounds"
 part "Recording a forward pass, beside what people use" "$VENV_PYTHON" bench/overhead.py --rounds "$rounds"

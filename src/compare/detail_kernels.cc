@@ -168,8 +168,7 @@ HWY_INLINE std::int64_t CountFlips(VF a, VF b) {
 }
 
 template <typename A, typename B>
-void Exponents(const void* a_values, const void* b_values, std::int64_t count, int least_exponent,
-               std::ptrdiff_t a_next, ExponentSums& sums) {
+void Exponents(const void* a_values, const void* b_values, std::int64_t count, int least_exponent, ExponentSums& sums) {
   const DF df;
   const DI di;
   const hn::Rebind<std::int8_t, DI> di8;
@@ -188,8 +187,6 @@ void Exponents(const void* a_values, const void* b_values, std::int64_t count, i
     for (; i + kStretch <= now; i += kStretch) {
       VI signs = hn::Zero(di);
       for (std::int64_t j = i; j < i + kStretch; j += 2 * lanes) {
-        __builtin_prefetch(reinterpret_cast<const char*>(a_now + j) + a_next, 0, 2);
-        __builtin_prefetch(reinterpret_cast<const char*>(a_now + j + lanes) + a_next, 0, 2);
         const VF x0 = LoadF32(df, a_now + j), y0 = LoadF32(df, b_now + j);
         const VF x1 = LoadF32(df, a_now + j + lanes), y1 = LoadF32(df, b_now + j + lanes);
         signs = hn::Or(signs, hn::BitCast(di, hn::Or(hn::Xor(x0, y0), hn::Xor(x1, y1))));
@@ -225,7 +222,7 @@ void Exponents(const void* a_values, const void* b_values, std::int64_t count, i
 
 template <typename A, typename B>
 void Channels(const void* a_values, std::int64_t a_stride, const void* b_values, std::int64_t b_stride,
-              std::int64_t rows, std::int64_t columns, std::ptrdiff_t b_next, double* error, double* energy) {
+              std::int64_t rows, std::int64_t columns, double* error, double* energy) {
   const hn::ScalableTag<double> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto a_row = [&](std::int64_t row) {
@@ -238,8 +235,7 @@ void Channels(const void* a_values, std::int64_t a_stride, const void* b_values,
   constexpr std::int64_t kRows = 4;
   if (rows > kRows) {
     for (std::int64_t row = 0; row < rows; row += kRows) {
-      Channels<A, B>(a_row(row), a_stride, b_row(row), b_stride, std::min(kRows, rows - row), columns, b_next, error,
-                     energy);
+      Channels<A, B>(a_row(row), a_stride, b_row(row), b_stride, std::min(kRows, rows - row), columns, error, energy);
     }
     return;
   }
@@ -248,7 +244,6 @@ void Channels(const void* a_values, std::int64_t a_stride, const void* b_values,
     auto error0 = hn::LoadU(d, error + c), error1 = hn::LoadU(d, error + c + lanes);
     auto energy0 = hn::LoadU(d, energy + c), energy1 = hn::LoadU(d, energy + c + lanes);
     for (std::int64_t row = 0; row < rows; ++row) {
-      __builtin_prefetch(reinterpret_cast<const char*>(b_row(row) + c) + b_next, 0, 2);
       const auto a0 = LoadF64(d, a_row(row) + c), a1 = LoadF64(d, a_row(row) + c + lanes);
       const auto d0 = hn::Sub(a0, LoadF64(d, b_row(row) + c)), d1 = hn::Sub(a1, LoadF64(d, b_row(row) + c + lanes));
       error0 = hn::MulAdd(d0, d0, error0);

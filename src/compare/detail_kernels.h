@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -20,16 +19,12 @@ struct ExponentSums {
 };
 
 // Over a[0, count) and b[0, count), which must all be finite.
-//   a_next: how many bytes behind a value of `a` that one lies which is looked at next, after all of these: it is asked for
-//   while the arithmetic runs. Any number will do.
 using ExponentKernel = void (*)(const void* a, const void* b, std::int64_t count, int least_exponent,
-                                std::ptrdiff_t a_next, ExponentSums& sums);
+                                ExponentSums& sums);
 
 // error[c] += (a-b)^2 and energy[c] += a^2 for c in [0, columns), over `rows` rows that lie `a_stride` and `b_stride` bytes apart.
-//   b_next: as above, for `b`: half of the memory is asked for by each of the two.
 using ChannelKernel = void (*)(const void* a, std::int64_t a_stride, const void* b, std::int64_t b_stride,
-                               std::int64_t rows, std::int64_t columns, std::ptrdiff_t b_next, double* error,
-                               double* energy);
+                               std::int64_t rows, std::int64_t columns, double* error, double* energy);
 
 // nullptr where there is none: exponents for f32, f16 and bf16 in every mix; channels for those and f64.
 [[nodiscard]] ExponentKernel FindExponentKernel(DType a, DType b);

@@ -90,10 +90,10 @@ void DetailCollector::Add(std::int64_t row, std::int64_t rows, std::int64_t inne
     const std::int64_t a_stride = layout_.reference.row_stride * a_bytes,
                        b_stride = layout_.subject.row_stride * b_bytes;
     for (std::int64_t i = 0; i < rows; ++i) {
-      exponents_(a + i * a_stride, b + i * b_stride, count, unit_.least_exponent, rows * a_stride, to.exponents);
+      exponents_(a + i * a_stride, b + i * b_stride, count, unit_.least_exponent, to.exponents);
     }
     const auto channel = static_cast<std::size_t>(outer * layout_.inner + inner);
-    channels_(a, a_stride, b, b_stride, rows, count, rows * b_stride, to.channel_error.data() + channel,
+    channels_(a, a_stride, b, b_stride, rows, count, to.channel_error.data() + channel,
               to.channel_energy.data() + channel);
   }
 }

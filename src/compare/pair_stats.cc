@@ -25,7 +25,7 @@ constexpr std::int64_t kPiece = 1 << 16;
 // Values a thread takes at once: large against the cost of taking them, small against a large tensor.
 constexpr std::int64_t kChunk = 1 << 18;
 // Values of each side that are gone through twice in a row for the detailed statistics.
-constexpr std::int64_t kGroup = 1 << 15;
+constexpr std::int64_t kGroup = 1 << 14;
 
 double CosineOf(double rr, double ss, double rs) {
   if (rr == 0 && ss == 0) return 1;
