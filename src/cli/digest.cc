@@ -1,52 +1,19 @@
 // paritrace digest TRACE -o OUT
 #include <memory>
-#include <utility>
-
-#include <fmt/format.h>
 
 #include "cli/command.h"
-#include "cli/progress.h"
-#include "core/error.h"
-#include "trace/trace.h"
-#include "trace/trace_writer.h"
+#include "cli/copy_trace.h"
 
 namespace paritrace::cli {
-namespace {
-
-struct Options {
-  std::string trace, output;
-  bool overwrite = false;
-};
-
-int Run(const Options& options) {
-  const Trace trace = OpenTrace(options.trace);
-  for (const TraceEntry& entry : trace.entries) {
-    if (entry.has_data()) continue;
-    throw UsageError(fmt::format("{}: step {}, \"{}\": expected values, found a trace without them (digest or stats)",
-                                 options.trace, entry.step, entry.name));
-  }
-  auto header = trace.header.raw.is_object() ? trace.header.raw : nlohmann::ordered_json::object();
-  TraceWriter writer(options.output, std::move(header), TraceWriter::Mode::kDigest, options.overwrite);
-  const auto line = ProgressLine("digesting");
-  std::size_t done = 0;
-  for (const TraceEntry& entry : trace.entries) {
-    writer.Record(entry.step, entry.name, entry.site, entry.tensor);
-    if (line) line(++done, trace.entries.size());
-  }
-  // Of a trace that was cut off, the digest says so as well.
-  if (trace.header.complete) writer.Close();
-  return 0;
-}
-
-}  // namespace
 
 void AddDigest(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("digest", "keep hashes, statistics and sketches of a trace, not its values");
-  auto options = std::make_shared<Options>();
-  command->add_option("TRACE", options->trace, "a directory, or one tensor file")->required();
-  command->add_option("-o,--output", options->output, "directory to write")->required()->type_name("OUT");
-  command->add_flag("--overwrite", options->overwrite, "replace an existing trace");
-  command->callback([options, &exit_code] { exit_code = Run(*options); });
+  auto options = std::make_shared<CopyOptions>();
+  AddCopyOptions(*command, *options, "OUT");
+  command->callback([options, &exit_code] {
+    CopyTrace(*options, TraceWriter::Mode::kDigest, "digesting");
+    exit_code = 0;
+  });
 }
 
 }  // namespace paritrace::cli
