@@ -11,7 +11,6 @@ import collections
 import itertools
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ import hf_faults  # noqa: E402
 import naive  # noqa: E402
 import paritrace  # noqa: E402
 import torch  # noqa: E402
+from module_outputs import module_outputs  # noqa: E402
 from paritrace import hf, llamacpp  # noqa: E402
 
 import models  # noqa: E402
@@ -38,8 +38,6 @@ import models  # noqa: E402
 TOKENS = [7, 131, 262, 44, 44, 9, 201, 288, 65, 17, 90, 150, 3, 77, 222, 131, 5, 260, 31, 99, 180, 12, 250, 66]
 WHOLE_NAMES = {"embed", "final_norm", "logits"}
 GGUF_DEFAULTS = {"models": ["llama", "qwen2", "qwen3"], "arithmetic": ["f32", "q8_0"]}
-# What a capture of plain module outputs holds, under HF's own names.
-MODULE_OUTPUT = re.compile(r"^(model\.embed_tokens|model\.norm|lm_head|model\.layers\.\d+(\.\w+(\.\w+_proj)?)?)$")
 
 
 @dataclass
@@ -127,17 +125,6 @@ def clean_cases():
     for model, kind, flash in itertools.product(GGUF_DEFAULTS["models"], ("f32", "f16", "q8_0"), ("off", "on")):
         name = f"clean llama.cpp, {model} {kind}, flash attention {flash}"
         yield Case(name, model, kind, "all", attention=flash, engine="llama.cpp")
-
-
-def module_outputs(trace, file):
-    """Saves the trace's module outputs with the safetensors package, under HF's names, without any of our metadata."""
-    from safetensors.torch import load_file, save_file
-
-    values = {}
-    for shard in sorted(trace.glob("*.safetensors")):
-        values.update(load_file(shard))
-    entries = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
-    save_file({e["name"]: values[e["key"]].contiguous() for e in entries if MODULE_OUTPUT.match(e["name"])}, file)
 
 
 class Bench:

@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MODELS = ROOT.parent / "shared" / "models"
 MODEL = ROOT / "models" / "paritrace-llama"
+sys.path.insert(0, str(ROOT / "faults"))  # tests and the fault bench share module_outputs
 
 
 @pytest.fixture(scope="session")

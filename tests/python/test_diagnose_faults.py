@@ -13,6 +13,7 @@ import paritrace
 import pytest
 import torch
 import transformers.models.llama.modeling_llama as llama
+from module_outputs import module_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "paritrace-llama"
@@ -352,18 +353,6 @@ SPARSE = [
     ("attn.kv_head_order", attn_kv_head_order, "attn.out"),
     ("mlp.activation", mlp_activation, "mlp.out"),
 ]
-
-
-def module_outputs(trace, file):
-    """The tensors of a trace under HF's module names, saved by the safetensors package without any of our metadata."""
-    from safetensors.torch import load_file, save_file
-
-    values = {}
-    for shard in sorted(trace.glob("*.safetensors")):
-        values.update(load_file(shard))
-    entries = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
-    plain = re.compile(r"^(model\.embed_tokens|model\.norm|lm_head|model\.layers\.\d+(\.\w+(\.\w+_proj)?)?)$")
-    save_file({e["name"]: values[e["key"]].contiguous() for e in entries if plain.match(e["name"])}, file)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

@@ -12,6 +12,7 @@ import sys
 
 import torch
 import transformers
+from module_outputs import module_outputs as save_module_outputs
 
 VOCABULARY = 300
 SIZES = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCABULARY)
@@ -90,17 +91,10 @@ def named(result):
     return {(defect["site"], defect["cause"]["id"]) for defect in result["defects"]}
 
 
-def module_outputs(trace, file):
-    """What plain forward hooks on modules would have recorded, in one file without any of our metadata."""
-    from safetensors.torch import load_file, save_file
+# A router's tuple and its experts are seen by our adapter alone.
+PLAIN = re.compile(r"(?!.*(\.gate|\.experts|:.*)$)[\w.]+")
 
-    values = {}
-    for shard in sorted(trace.glob("*.safetensors")):
-        values.update(load_file(shard))
-    entries = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
-    plain = re.compile(
-        r"(?!.*(\.gate|\.experts|:.*)$)[\w.]+"
-    )  # a router's tuple and its experts are seen by our adapter alone
-    save_file(
-        {entry["name"]: values[entry["key"]].contiguous() for entry in entries if plain.fullmatch(entry["name"])}, file
-    )
+
+def module_outputs(trace, file):
+    """What plain forward hooks on modules of these models would have recorded."""
+    save_module_outputs(trace, file, PLAIN)
