@@ -4,12 +4,24 @@
 
 #include <exception>
 
+#include "core/cpu_target.h"
 #include "core/error.h"
 
 namespace nb = nanobind;
 
 NB_MODULE(_core, module) {
   module.attr("__version__") = PARITRACE_VERSION;
+  module.def(
+      "cpu_target",
+      [] {
+        switch (paritrace::ActiveCpuTarget()) {
+          case paritrace::CpuTarget::kAvx512: return "AVX-512";
+          case paritrace::CpuTarget::kAvx2: return "AVX2";
+          case paritrace::CpuTarget::kBaseline: break;
+        }
+        return "baseline";
+      },
+      "The instruction set that the hot loops use on this CPU.");
   // The one line that the command prints is the exception's text, so that a script sees the same words.
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
@@ -27,4 +39,5 @@ NB_MODULE(_core, module) {
   paritrace::BindNaming(module);
   paritrace::BindTraceWriter(module);
   paritrace::BindTrace(module);
+  paritrace::BindTokens(module);
 }

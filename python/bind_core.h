@@ -8,5 +8,6 @@ namespace paritrace {
 void BindNaming(nanobind::module_& module);       // trace/naming.h
 void BindTraceWriter(nanobind::module_& module);  // trace/trace_writer.h
 void BindTrace(nanobind::module_& module);        // trace/trace.h
+void BindTokens(nanobind::module_& module);       // compare/tokens.h
 
 }  // namespace paritrace

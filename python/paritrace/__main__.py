@@ -1,11 +1,21 @@
-"""The `paritrace` command: `capture` and `import` run here, because the engines and pickles are Python; all else is the
+"""The `paritrace` command: what needs engines, pickles or tokenizers runs here, because those are Python; all else is the
 bundled program.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
+
+# command -> the module whose main(arguments) returns the exit code
+PYTHON_COMMANDS = {
+    "capture": "cli",
+    "import": "readers.cli",
+    "tokens": "tokens.cli",
+    "sweep": "sweep.cli",
+    "doctor": "doctor",
+}
 
 
 def program():
@@ -24,14 +34,9 @@ def program():
 def main():
     """Entry point of the console script; returns the exit code, or becomes the program."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["capture"]:
-        from paritrace.cli import main as capture
-
-        return capture(arguments[1:])
-    if arguments[:1] == ["import"]:
-        from paritrace.readers.cli import main as read
-
-        return read(arguments[1:])
+    if arguments and arguments[0] in PYTHON_COMMANDS:
+        module = importlib.import_module(f"paritrace.{PYTHON_COMMANDS[arguments[0]]}")
+        return module.main(arguments[1:])
     path = program()
     if path is None:
         print(
@@ -39,7 +44,7 @@ def main():
             file=sys.stderr,
         )
         return 2
-    # The program hands `capture` and `import` back to Python, and must find the interpreter that has this package.
+    # The program hands those commands back to Python, and must find the interpreter that has this package.
     os.environ["PARITRACE_PYTHON"] = sys.executable
     os.execv(path, [str(path), *arguments])
 

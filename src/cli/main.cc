@@ -1,10 +1,13 @@
 // The `paritrace` program: picks the command, and turns every error into one line and an exit code.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <iterator>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
@@ -23,8 +26,10 @@ int Fail(int code, const char* what) {
   return code;
 }
 
-// `capture` needs the engines and `import` the unpicklers, which live in Python; the same interpreter that installed us is
-// used where it is known.
+// These need engines, unpicklers or tokenizers, which live in Python.
+constexpr std::string_view kPythonCommands[] = {"capture", "import", "tokens", "sweep", "doctor"};
+
+// The same interpreter that installed us is used where it is known.
 int RunPython(int argc, char** argv) {
   const char* python = std::getenv("PARITRACE_PYTHON");
   std::vector<char*> arguments = {const_cast<char*>(python != nullptr ? python : "python3"), const_cast<char*>("-m"),
@@ -39,7 +44,7 @@ int RunPython(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 1 && (std::string_view(argv[1]) == "capture" || std::string_view(argv[1]) == "import"))
+  if (argc > 1 && std::ranges::find(kPythonCommands, std::string_view(argv[1])) != std::end(kPythonCommands))
     return RunPython(argc, argv);
   CLI::App app{"Finds out why an inference engine does not give the same answer as the reference.", "paritrace"};
   app.set_version_flag("--version", "paritrace " PARITRACE_VERSION);
@@ -48,6 +53,8 @@ int main(int argc, char** argv) {
       "paritrace capture hf|llamacpp … records an engine (python -m paritrace capture --help).\n"
       "paritrace import torch|msprobe|raw IN -o TRACE reads what needs Python, or a shape (python -m paritrace import "
       "--help).\n"
+      "paritrace tokens REF SUB compares token ids; sweep PLAN.toml runs many scenarios; doctor says what is "
+      "installed.\n"
       "Exit codes: 0 parity, 1 diverged, 2 bad usage or input, 3 nothing to compare.");
   int exit_code = 0;
   paritrace::cli::AddDiff(app, exit_code);
