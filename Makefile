@@ -1,21 +1,27 @@
 # Every target does its own set-up. What they do is in scripts/; here is only what calls what.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build test demo bench faults format lint tidy clean distclean
+.PHONY: help build report test test-report demo bench faults format lint tidy clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -nE 's/^([a-z]+):.*## (.*)$$/  \1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1|\2/p' Makefile | column -t -s '|'
 
 build: ## set up what is missing, build, install: leaves .venv/bin/paritrace
 	@scripts/setup.sh
 	@scripts/build.sh package
 
+report: ## the page that --html fills, report/dist/report.html; needs Node.js and npm
+	@scripts/report.sh
+
+test-report: report ## the page's tests: logic, and every view in chromium
+	@scripts/report.sh test
+
 # The last line is 'N passed, N failed' also where the build is what failed.
 test: ## build, then all C++ and Python tests; the last line is 'N passed, N failed'
-	@{ scripts/setup.sh && scripts/build.sh all; } || { echo "0 passed, 1 failed"; exit 1; }
+	@{ scripts/setup.sh test && scripts/build.sh all; } || { echo "0 passed, 1 failed"; exit 1; }
 	@$(PYTHON_IN_VENV) scripts/run_tests.py
 
 demo: build ## a wrongly and a rightly converted model, run by llama.cpp and Hugging Face, diagnosed
@@ -43,7 +49,7 @@ tidy: ## clang-tidy over the C++ files; slow
 	@scripts/tidy.sh
 
 clean: ## remove what was built; .venv stays
-	rm -rf build dist demo-out
+	rm -rf build dist demo-out report/dist report/test-results
 
-distclean: clean ## remove .venv too
-	rm -rf .venv
+distclean: clean ## remove .venv and report/node_modules too
+	rm -rf .venv report/node_modules

@@ -7,6 +7,12 @@ source "$(dirname "$0")/common.sh"
 what=${1:-package}
 case $what in package | all) ;; *) die "usage: scripts/build.sh [package|all]" ;; esac
 [[ -x $VENV_PYTHON ]] || die "there is no .venv yet: run scripts/setup.sh, or make build"
+# The page of --html. The C++ build takes it where it is there, and needs no Node.js itself.
+if command -v npm >/dev/null; then
+  scripts/report.sh || echo "build: going on without the HTML report: --html writes plain pages" >&2
+else
+  echo "build: there is no npm: --html writes plain pages"
+fi
 lock
 
 BUILD=build/release
@@ -27,7 +33,7 @@ install_package() {
 
 # Tests and benchmarks are configured in the same folder but are not in the package.
 package_files() {
-  find CMakeLists.txt pyproject.toml README.md LICENSE cmake src include python rules -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort
+  find CMakeLists.txt pyproject.toml README.md LICENSE cmake src include python rules report/dist -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort
 }
 mapfile -t files < <(package_files)
 inputs=$(hash_of "$(printf '%s\n' "${files[@]}")" "${files[@]}" requirements/python.txt)

@@ -1,15 +1,16 @@
-"""Runs the C++ and the Python tests and ends with one line over both: `N passed, N failed`, `, N skipped` where some were.
+"""Runs the C++, the Python and the report's tests and ends with one line over all of them: `N passed, N failed`, `, N skipped` where some were.
 
-The count is read from the JUnit files of ctest and pytest, never from their screens. What is not counted there must not be
+The count is read from the JUnit files of ctest, pytest, Vitest and Playwright, never from their screens. What is not counted there must not be
 lost: a runner that crashes, hangs, finds no tests, or fails without naming a test is one more failure.
 
     .venv/bin/python scripts/run_tests.py                 # all
-    .venv/bin/python scripts/run_tests.py --only python   # one side; --only cpp the other
+    .venv/bin/python scripts/run_tests.py --only python   # one side; cpp and report are the others
 """
 
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,43 @@ def run_python(environment):
     return run("Python", command, report, environment, {0: 0, 1: 1})
 
 
+def run_report(environment):
+    """Runs the tests of the page that --html fills: its logic, and its views in chromium."""
+    if not shutil.which("npm"):
+        print("== report tests skipped: there is no npm", flush=True)
+        return [Tally(skipped=1)]
+    built = subprocess.run([str(ROOT / "scripts" / "report.sh")], cwd=ROOT, env=environment, check=False)
+    if built.returncode != 0:
+        tally = Tally()
+        tally.add_failure("report: the page could not be built")
+        return [tally]
+    npm = ["npm", "--prefix", "report", "run"]
+    tallies = [
+        run(
+            "report logic",
+            [*npm, "test:unit"],
+            REPORTS / "report-unit.xml",
+            environment,
+            {0: 0, 1: 1},
+            REPORTS / "report-unit.log",
+        )
+    ]
+    if not environment.get("CHROMIUM") and not shutil.which("chromium"):
+        print("== report views skipped: there is no chromium", flush=True)
+        return [*tallies, Tally(skipped=1)]
+    return [
+        *tallies,
+        run(
+            "report views",
+            [*npm, "test:pages"],
+            REPORTS / "report-pages.xml",
+            environment,
+            {0: 0, 1: 1},
+            REPORTS / "report-pages.log",
+        ),
+    ]
+
+
 def summary(tally):
     """Returns the line that scripts read."""
     line = f"{tally.passed} passed, {tally.failed} failed"
@@ -143,8 +181,8 @@ def summary(tally):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Runs the C++ and the Python tests and sums them.")
-    parser.add_argument("--only", choices=["cpp", "python"], help="run one side")
+    parser = argparse.ArgumentParser(description="Runs all tests and sums them.")
+    parser.add_argument("--only", choices=["cpp", "python", "report"], help="run one side")
     arguments = parser.parse_args()
 
     REPORTS.mkdir(parents=True, exist_ok=True)
@@ -154,9 +192,11 @@ def main():
     environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 
     tallies = []
-    if arguments.only != "python":
+    if arguments.only in (None, "cpp"):
         tallies.append(run_cpp(environment))
-    if arguments.only != "cpp":
+    if arguments.only in (None, "report"):
+        tallies.extend(run_report(environment))
+    if arguments.only in (None, "python"):
         tallies.append(run_python(environment))
 
     total = Tally()

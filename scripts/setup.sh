@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian 12 with Python 3.11 to where the project builds: Debian packages, .venv, pinned Python packages.
-#   scripts/setup.sh [lint|bench]   lint: also the Debian packages that only `make lint`, `tidy` and `format` need
-#                                   bench: also the programs that `make bench` measures us against
+#   scripts/setup.sh [lint|test|bench]   lint: also the Debian packages that only `make lint`, `tidy` and `format` need
+#                                        test: also those that only `make test` and `test-report` need
+#                                        bench: also the programs that `make bench` measures us against
 # Free when nothing changed: each stage is skipped while the hash of its inputs equals its stamp under .venv/.stamps.
 source "$(dirname "$0")/common.sh"
 group=${1:-build}
-case $group in build | lint | bench) ;; *) die "usage: scripts/setup.sh [lint|bench]" ;; esac
+case $group in build | lint | test | bench) ;; *) die "usage: scripts/setup.sh [lint|test|bench]" ;; esac
 lock
 
 # --- Debian packages -----------------------------------------------------------------------------------------------
-packages=$(awk -v lint="$group" '!/^#/ && NF && ($2 == "build" || $2 == lint) {print $1}' scripts/debian-packages.txt)
+packages=$(awk -v also="$group" '!/^#/ && NF && ($2 == "build" || $2 == also) {print $1}' scripts/debian-packages.txt)
+# A package may come in another's: Node.js from elsewhere brings its own npm, and conflicts with Debian's.
 missing_packages() {
-  local name
+  local name provided
+  provided=$(dpkg-query -W -f='${db:Status-Status} ${Provides}\n' | sed -n 's/^installed //p' | tr ',' '\n' | sed -E 's/^ *//; s/ .*//')
   for name in $packages; do
-    [[ $(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || echo "$name"
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || grep -qx -- "$name" <<<"$provided" || echo "$name"
   done
 }
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" </dev/null; }

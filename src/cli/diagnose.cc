@@ -8,9 +8,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "diagnose/diagnosis.h"
+#include "formats/vocabulary.h"
 #include "report/diagnosis_ci.h"
-#include "report/diagnosis_html.h"
 #include "report/diagnosis_json.h"
+#include "report/diagnosis_page.h"
 #include "report/diagnosis_text.h"
 #include "report/terminal.h"
 
@@ -23,10 +24,11 @@ struct Options {
   OutputOptions outputs;
 };
 
-void Write(const Options& options, const Diagnosis& diagnosis) {
+void Write(const Options& options, const Diagnosis& diagnosis, const TraceHeader& header) {
   const OutputOptions& out = options.outputs;
   if (!out.json.empty()) WriteFileAtomically(out.json, DiagnosisToJson(diagnosis).dump(1) + "\n");
-  if (!out.html.empty()) WriteFileAtomically(out.html, DiagnosisToHtml(diagnosis));
+  if (!out.html.empty())
+    WriteFileAtomically(out.html, DiagnosisToHtml(diagnosis, TokenTexts({options.model}, header.tokens)));
   if (!out.junit.empty()) WriteFileAtomically(out.junit, DiagnosisToJunit(diagnosis));
   if (!out.sarif.empty()) WriteFileAtomically(out.sarif, DiagnosisToSarif(diagnosis).dump(1) + "\n");
   if (!out.markdown.empty()) WriteFileAtomically(out.markdown, DiagnosisToMarkdown(diagnosis));
@@ -44,12 +46,14 @@ int Run(const Options& options) {
   }
   const Model model = LoadModel(options.model);
   const Trace subject = OpenTrace(options.subject);
-  DiagnoseOptions how{.arithmetic = options.arithmetic, .progress = ProgressLine("replaying")};
+  DiagnoseOptions how{.arithmetic = options.arithmetic,
+                      .progress = ProgressLine("replaying"),
+                      .keep_views = !options.outputs.html.empty()};
   Diagnosis diagnosis = Diagnose(model, subject, how);
   if (!options.subject_model.empty())
     TellConversionFromExecution(LoadModel(options.subject_model), subject, how, diagnosis);
   if (!options.reference.empty()) AddReference(model, OpenTrace(options.reference), how, diagnosis);
-  Write(options, diagnosis);
+  Write(options, diagnosis, subject.header);
   return diagnosis.verdict == "diverged" ? 1 : 0;
 }
 

@@ -11,10 +11,11 @@
 #include "compare/diff.h"
 #include "compare/mapping_file.h"
 #include "core/file.h"
+#include "formats/vocabulary.h"
 #include "report/diff_ci.h"
-#include "report/diff_html.h"
 #include "report/diff_json.h"
 #include "report/diff_markdown.h"
+#include "report/diff_page.h"
 #include "report/diff_terminal.h"
 #include "report/terminal.h"
 
@@ -32,7 +33,10 @@ void Write(const Options& options, const DiffResult& diff) {
   const OutputOptions& out = options.outputs;
   if (!out.json.empty()) WriteFileAtomically(out.json, Dump(DiffToJson(diff)));
   if (!out.markdown.empty()) WriteFileAtomically(out.markdown, DiffToMarkdown(diff));
-  if (!out.html.empty()) WriteFileAtomically(out.html, DiffToHtml(diff));
+  if (!out.html.empty()) {
+    const std::vector<std::string> files = {diff.reference.model_file, diff.subject.model_file};
+    WriteFileAtomically(out.html, DiffToHtml(diff, TokenTexts(files, diff.subject.tokens)));
+  }
   if (!out.junit.empty()) WriteFileAtomically(out.junit, DiffToJunit(diff));
   if (!out.sarif.empty()) WriteFileAtomically(out.sarif, Dump(DiffToSarif(diff)));
   if (out.quiet || UsesStandardOutput(out)) return;

@@ -1,5 +1,4 @@
 // paritrace logits REF SUB
-#include <filesystem>
 #include <memory>
 
 #include "cli/command.h"
@@ -18,26 +17,15 @@ struct Options {
   OutputOptions outputs;
 };
 
-// The tokens' texts are a help, not a need: a model that has moved away is no error, a file that was asked for is.
-Vocabulary FindVocabulary(const Options& options, const LogitsResult& result) {
-  if (!options.tokenizer.empty()) return LoadVocabulary(options.tokenizer);
-  for (const TraceHeader* header : {&result.diff.reference, &result.diff.subject}) {
-    std::error_code ignored;
-    const std::filesystem::path file(header->model_file);
-    const bool folder = std::filesystem::exists(file / "tokenizer.json", ignored);
-    const bool gguf = file.extension() == ".gguf" && std::filesystem::is_regular_file(file, ignored);
-    if (header->model_file.empty() || (!folder && !gguf)) continue;
-    try {
-      return LoadVocabulary(header->model_file);
-    } catch (const std::exception&) {
-    }
-  }
-  return {};
+// A model that has moved away is no error, a file that was asked for is.
+Vocabulary VocabularyFor(const Options& options, const LogitsResult& result) {
+  return options.tokenizer.empty() ? FindVocabulary({result.diff.reference.model_file, result.diff.subject.model_file})
+                                   : LoadVocabulary(options.tokenizer);
 }
 
 int Run(const Options& options) {
   const LogitsResult result = CompareLogits(OpenTrace(options.reference), OpenTrace(options.subject), options.top_k);
-  const Vocabulary vocabulary = FindVocabulary(options, result);
+  const Vocabulary vocabulary = VocabularyFor(options, result);
   constexpr std::size_t kMostRows = 24;
   WriteOutputs(options.outputs, {.json = LogitsToJson(result, vocabulary),
                                  .document = LogitsToDocument(result, vocabulary, options.all ? 0 : kMostRows),

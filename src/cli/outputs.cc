@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "core/file.h"
+#include "report/page.h"
 #include "report/terminal.h"
 
 namespace paritrace::cli {
@@ -16,7 +17,7 @@ std::string Dump(const nlohmann::ordered_json& json) {
 void WriteOutputs(const OutputOptions& options, const CommandResult& result) {
   if (!options.json.empty()) WriteFileAtomically(options.json, Dump(result.json));
   if (!options.markdown.empty()) WriteFileAtomically(options.markdown, DocumentToMarkdown(result.document));
-  if (!options.html.empty()) WriteFileAtomically(options.html, DocumentToHtml(result.document));
+  if (!options.html.empty()) WriteFileAtomically(options.html, DocumentToHtml(result.document, result.json));
   if (!options.junit.empty()) WriteFileAtomically(options.junit, ChecksToJunit(result.document.title, result.checks));
   if (!options.sarif.empty())
     WriteFileAtomically(options.sarif, Dump(ChecksToSarif(result.rule, result.uri, result.checks)));

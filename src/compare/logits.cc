@@ -33,6 +33,16 @@ std::vector<std::int64_t> Best(const double* values, std::int64_t count, int k) 
   return ids;
 }
 
+std::vector<RankedLogit> Ranked(const std::vector<std::int64_t>& best, int top_k, const double* values,
+                                double log_sum) {
+  std::vector<RankedLogit> ranked;
+  for (const std::int64_t id : best) {
+    if (static_cast<int>(ranked.size()) == top_k) break;
+    ranked.push_back({.id = id, .logit = values[id], .probability = std::exp(values[id] - log_sum)});
+  }
+  return ranked;
+}
+
 double Kl(const double* from, double from_sum, const double* to, double to_sum, std::int64_t count) {
   double sum = 0;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -70,6 +80,8 @@ LogitsPosition CompareLogitRows(const double* reference, const double* subject, 
   std::vector<std::int64_t> r_best = Best(reference, count, kept), s_best = Best(subject, count, kept);
   out.top_reference = r_best[0];
   out.top_subject = s_best[0];
+  out.best_reference = Ranked(r_best, top_k, reference, r_sum);
+  out.best_subject = Ranked(s_best, top_k, subject, s_sum);
   if (count > 1) {
     out.margin_reference = reference[r_best[0]] - reference[r_best[1]];
     out.margin_subject = subject[s_best[0]] - subject[s_best[1]];

@@ -11,12 +11,18 @@
 
 namespace paritrace {
 
+struct RankedLogit {
+  std::int64_t id = 0;
+  double logit = 0, probability = 0;
+};
+
 struct LogitsPosition {
   int step = 0;
   std::int64_t position = 0;  // absolute
   double cosine = 1, l2 = 0, max_abs = 0;
-  double kl_forward = 0, kl_backward = 0;           // nats: KL(reference || subject) and the other way
-  std::int64_t top_reference = 0, top_subject = 0;  // the winning token; the lowest id where several tie
+  double kl_forward = 0, kl_backward = 0;                 // nats: KL(reference || subject) and the other way
+  std::int64_t top_reference = 0, top_subject = 0;        // the winning token; the lowest id where several tie
+  std::vector<RankedLogit> best_reference, best_subject;  // the k best of each side, the best first
   double top_k_shared = 1;           // share of the reference's k best that are among the subject's k best
   std::int64_t rank_in_subject = 1;  // of the reference's winner; 1: it wins there too
   double margin_reference = 0, margin_subject = 0;  // winner minus runner-up

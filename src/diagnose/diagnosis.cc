@@ -30,6 +30,8 @@ struct SideResult {
   bool all_named = true;    // false: a defect has no name, or only holds for some tokens, heads or channels
   std::string counterfactual;
   std::map<NodeId, SiteStats> healthy;
+  std::optional<ViewLimits> view_limits;  // set where views are wanted
+  std::vector<SiteView> views;
   std::int64_t values = 0, exact = 0, one_ulp = 0;
   double error = 0;
 };
@@ -66,11 +68,11 @@ Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, 
 }
 
 // A site within a range of tokens: chosen experts as choices, all else as values.
-SiteStats StatsOf(const Replay& replay, const Node& node, TokenRange range) {
+SiteStats StatsOf(const Replay& replay, const Node& node, TokenRange range, std::vector<ErrorSums>* by_cell = nullptr) {
   if (std::holds_alternative<TopExpertsOp>(node.op)) return MeasureRouting(replay, node, range);
   return MeasureSite(replay.graph(), node, replay.recording().At(node.id),
                      {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)}, &replay.Free(node.id),
-                     replay.arithmetic(), range);
+                     replay.arithmetic(), range, by_cell);
 }
 
 void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, SideResult& side) {
@@ -86,12 +88,18 @@ void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, 
 }
 
 void JudgeSite(const Replay& replay, const Node& node, std::string_view side_name, SideResult& side) {
-  const SiteStats stats = StatsOf(replay, node, {0, replay.recording().run.count()});
+  std::vector<ErrorSums> cells;
+  const SiteStats stats =
+      StatsOf(replay, node, {0, replay.recording().run.count()}, side.view_limits ? &cells : nullptr);
   MeasureNoise(replay, node, stats, side);
   side.values += stats.all.count;
   side.exact += stats.exact;
   side.one_ulp += stats.one_ulp;
   side.error += stats.all.error;
+  if (side.view_limits && !std::holds_alternative<TopExpertsOp>(node.op)) {
+    side.views.push_back(
+        MakeSiteView(node, replay.recording().At(node.id), replay.Exact(node.id), stats, cells, *side.view_limits));
+  }
   if (stats.all.count == 0) return;  // its inputs are not finite: it cannot be judged, and is not blamed
   const Flags flags = JudgeSize(stats);
   Finding finding;
@@ -209,6 +217,7 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
     side.remarks.push_back(fmt::format("{} recorded site(s) are not part of MODEL and were left alone, such as {}",
                                        side.recording.unknown_sites.size(), side.recording.unknown_sites[0]));
   }
+  if (options.keep_views) side.view_limits = LimitsFor(side.recording.recorded_count);
   side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
   Graph graph = model.graph;  // open choices of experts are written into it
@@ -322,6 +331,7 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   diagnosis.noise = std::move(side.noise);
   diagnosis.equivalences = std::move(side.equivalences);
   diagnosis.routing = std::move(side.routing);
+  diagnosis.views = std::move(side.views);
   NoteBenignFlips(diagnosis);
   diagnosis.remarks = std::move(side.remarks);
   diagnosis.counterfactual = std::move(side.counterfactual);
@@ -338,7 +348,9 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
 
 void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options,
                                  Diagnosis& diagnosis) {
-  const Diagnosis own = Diagnose(subject_model, subject, options);
+  DiagnoseOptions without_views = options;
+  without_views.keep_views = false;
+  const Diagnosis own = Diagnose(subject_model, subject, without_views);
   std::set<std::string> executed;
   for (const Defect& defect : own.defects) executed.insert(defect.site);
   for (Defect& defect : diagnosis.defects) {
@@ -357,6 +369,7 @@ void TellConversionFromExecution(const Model& subject_model, const Trace& subjec
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis) {
   DiagnoseOptions own = options;
   own.arithmetic.clear();  // the user's choice is about the subject
+  own.keep_views = false;
   SideResult side = Judge(model, reference, own, "reference");
   for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
   for (std::string& remark : side.remarks) diagnosis.remarks.push_back("reference: " + remark);

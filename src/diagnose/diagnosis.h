@@ -10,6 +10,7 @@
 #include "arch/model.h"
 #include "diagnose/routing.h"
 #include "diagnose/search.h"
+#include "diagnose/site_view.h"
 #include "trace/trace.h"
 
 namespace paritrace {
@@ -57,11 +58,13 @@ struct Diagnosis {
   std::vector<std::string> remarks;  // layout chosen, sites that MODEL does not have, an open trace
   std::string counterfactual;        // with the named causes applied, does the whole subject come out within noise?
   nlohmann::ordered_json subject_header, reference_header;
+  std::vector<SiteView> views;  // of the subject's sites; with DiagnoseOptions::keep_views
 };
 
 struct DiagnoseOptions {
   std::string arithmetic;  // "" to take it from the trace, or infer it
   Replay::Progress progress;
+  bool keep_views = false;  // Diagnosis::views as well
 };
 
 // Errors: IncomparableError and UsageError as in recording.h and model.h.

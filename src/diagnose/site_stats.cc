@@ -89,7 +89,8 @@ std::int64_t HeadWidth(const Graph& graph, const Node& node) {
 }
 
 SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded, const Replayed& replayed,
-                      const Value* free, const Arithmetic& arithmetic, TokenRange range) {
+                      const Value* free, const Arithmetic& arithmetic, TokenRange range,
+                      std::vector<ErrorSums>* by_cell) {
   SiteStats stats;
   if (free != nullptr && free->shape != recorded.value.shape) free = nullptr;  // another number of experts
   const bool scores = IsScoreShaped(node);
@@ -100,6 +101,7 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
   stats.by_head.resize(static_cast<std::size_t>(scores           ? recorded.value.shape[0]
                                                 : head_width > 0 ? cols / head_width
                                                                  : 0));
+  if (by_cell != nullptr) by_cell->assign(stats.by_head.size() * static_cast<std::size_t>(tokens), {});
   const Rounding storage = StorageOf(node, arithmetic);
   const double roundings = RoundingsOf(node, storage);
   const AngleNoise angle(node, arithmetic);
@@ -148,7 +150,10 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
       add(stats.all);
       add(stats.by_token[static_cast<std::size_t>(t)]);
       if (!stats.by_channel.empty()) add(stats.by_channel[static_cast<std::size_t>(c)]);
-      if (!stats.by_head.empty()) add(stats.by_head[static_cast<std::size_t>(scores ? r / tokens : c / head_width)]);
+      if (stats.by_head.empty()) continue;
+      const std::int64_t head = scores ? r / tokens : c / head_width;
+      add(stats.by_head[static_cast<std::size_t>(head)]);
+      if (by_cell != nullptr) add((*by_cell)[static_cast<std::size_t>(head * tokens + t)]);
     }
   }
   return stats;

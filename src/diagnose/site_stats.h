@@ -53,9 +53,10 @@ struct TokenRange {
 };
 
 // free: the unforced f64 value, or nullptr. Only recorded tokens in `range` count.
+// by_cell: if not null, takes the sums of each head at each token, [heads, tokens]; empty where there are no heads.
 [[nodiscard]] SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& recorded,
                                     const Replayed& replayed, const Value* free, const Arithmetic& arithmetic,
-                                    TokenRange range);
+                                    TokenRange range, std::vector<ErrorSums>* by_cell = nullptr);
 
 // Lanes of one head at this node, or 0 where the features are not heads.
 [[nodiscard]] std::int64_t HeadWidth(const Graph& graph, const Node& node);

@@ -143,4 +143,29 @@ Vocabulary LoadVocabulary(const std::string& path) {
   return FromGguf(path);
 }
 
+Vocabulary FindVocabulary(const std::vector<std::string>& models) {
+  for (const std::string& model : models) {
+    std::error_code ignored;
+    const std::filesystem::path file(model);
+    const bool folder = std::filesystem::exists(file / "tokenizer.json", ignored);
+    const bool gguf = file.extension() == ".gguf" && std::filesystem::is_regular_file(file, ignored);
+    if (model.empty() || (!folder && !gguf)) continue;
+    try {
+      return LoadVocabulary(model);
+    } catch (const std::exception&) {
+    }
+  }
+  return {};
+}
+
+std::vector<std::string> TokenTexts(const std::vector<std::string>& models,
+                                    const std::vector<std::vector<std::int64_t>>& tokens) {
+  std::vector<std::string> texts;
+  if (tokens.empty()) return texts;
+  const Vocabulary vocabulary = FindVocabulary(models);
+  if (vocabulary.empty()) return texts;
+  for (const std::int64_t id : tokens[0]) texts.push_back(vocabulary.Text(id));
+  return texts;
+}
+
 }  // namespace paritrace

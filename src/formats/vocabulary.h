@@ -29,4 +29,13 @@ class Vocabulary {
 // Errors: UsageError if there is no such file; FormatError if it is broken or holds no vocabulary.
 [[nodiscard]] Vocabulary LoadVocabulary(const std::string& path);
 
+// Of the first of these model folders and files that has one. Texts are a help, not a need: what is not there or broken is
+// passed over, and an empty vocabulary comes back where none is left.
+[[nodiscard]] Vocabulary FindVocabulary(const std::vector<std::string>& models);
+
+// The texts of a run's tokens (trace header: one list a sequence), by position of the first sequence, from FindVocabulary;
+// empty where nothing is known.
+[[nodiscard]] std::vector<std::string> TokenTexts(const std::vector<std::string>& models,
+                                                  const std::vector<std::vector<std::int64_t>>& tokens);
+
 }  // namespace paritrace

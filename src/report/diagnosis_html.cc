@@ -81,7 +81,7 @@ std::string ModelMap(const Diagnosis& diagnosis) {
 
 }  // namespace
 
-std::string DiagnosisToHtml(const Diagnosis& diagnosis) {
+std::string DiagnosisToPlainHtml(const Diagnosis& diagnosis) {
   std::string out(kHead);
   out += fmt::format("<h1 class=\"{}\">{}</h1>\n", diagnosis.verdict, EscapeMarkup(VerdictSentence(diagnosis)));
   for (const CauseGroup& group : GroupCauses(diagnosis)) {

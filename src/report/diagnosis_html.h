@@ -1,4 +1,5 @@
-// The diagnosis as one HTML page that needs nothing else: no script, no request.
+// The diagnosis as one HTML page that needs nothing else: no script, no request. What a build without the
+// page of report/ writes (diagnosis_page.h).
 #pragma once
 
 #include <string>
@@ -7,6 +8,6 @@
 
 namespace paritrace {
 
-[[nodiscard]] std::string DiagnosisToHtml(const Diagnosis& diagnosis);
+[[nodiscard]] std::string DiagnosisToPlainHtml(const Diagnosis& diagnosis);
 
 }  // namespace paritrace

@@ -64,7 +64,7 @@ std::string Row(const DiffResult& diff, std::size_t index) {
 
 }  // namespace
 
-std::string DiffToHtml(const DiffResult& diff) {
+std::string DiffToPlainHtml(const DiffResult& diff) {
   const bool good = diff.verdict == Verdict::kIdentical || diff.verdict == Verdict::kWithinNoise;
   std::string out(kHead);
   out += fmt::format("<h1 class=\"{}\">{}</h1>\n",

@@ -1,4 +1,5 @@
-// A diff as one HTML file that needs nothing else: no script, no network.
+// A diff as one HTML file that needs nothing else: no script, no network. What a build without the page of
+// report/ writes (diff_page.h).
 #pragma once
 
 #include <string>
@@ -7,6 +8,6 @@
 
 namespace paritrace {
 
-[[nodiscard]] std::string DiffToHtml(const DiffResult& diff);
+[[nodiscard]] std::string DiffToPlainHtml(const DiffResult& diff);
 
 }  // namespace paritrace

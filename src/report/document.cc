@@ -112,7 +112,7 @@ std::string DocumentToMarkdown(const Document& document) {
   return out;
 }
 
-std::string DocumentToHtml(const Document& document) {
+std::string DocumentToPlainHtml(const Document& document) {
   std::string out = fmt::format(
       "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, "

@@ -35,7 +35,7 @@ struct Document {
 
 [[nodiscard]] std::string DocumentToTerminal(const Document& document, std::size_t width, bool colour);
 [[nodiscard]] std::string DocumentToMarkdown(const Document& document);
-[[nodiscard]] std::string DocumentToHtml(const Document& document);
+[[nodiscard]] std::string DocumentToPlainHtml(const Document& document);
 
 // One check that passed or did not, for JUnit and SARIF.
 struct Check {

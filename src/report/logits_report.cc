@@ -58,6 +58,17 @@ Json TokenToJson(std::int64_t id, const Vocabulary& vocabulary) {
   return token;
 }
 
+Json RankedToJson(const std::vector<RankedLogit>& best, const Vocabulary& vocabulary) {
+  Json out = Json::array();
+  for (const RankedLogit& ranked : best) {
+    Json token = TokenToJson(ranked.id, vocabulary);
+    token["logit"] = ranked.logit;
+    token["probability"] = ranked.probability;
+    out.push_back(std::move(token));
+  }
+  return out;
+}
+
 Json PositionToJson(const LogitsPosition& position, const Vocabulary& vocabulary) {
   Json out = {{"step", position.step}, {"position", position.position}};
   const auto put = [&](const char* key, double value) { PutNumber(out, key, value, position.finite); };
@@ -77,6 +88,8 @@ Json PositionToJson(const LogitsPosition& position, const Vocabulary& vocabulary
   out["status"] = position.diverged ? "diverged" : position.max_abs == 0 ? "identical" : "within_noise";
   out["greedy_differs"] = position.greedy_differs;
   out["benign_tie"] = position.benign_tie;
+  out["best_reference"] = RankedToJson(position.best_reference, vocabulary);
+  out["best_subject"] = RankedToJson(position.best_subject, vocabulary);
   return out;
 }
 

@@ -69,7 +69,7 @@ TEST(DiffReports, AgreeOnCountsAndFirstDivergence) {
   EXPECT_EQ(json["sites"].size(), static_cast<std::size_t>(counts.Total()));
   EXPECT_EQ(json["counts"]["total"], counts.Total());
 
-  const std::string html = DiffToHtml(diff);
+  const std::string html = DiffToPlainHtml(diff);
   EXPECT_EQ(CountOf(html, "<tr( class=\"first\")?><td>"), counts.Total());
   EXPECT_EQ(CountOf(html, ">diverged<"), counts.diverged);
 

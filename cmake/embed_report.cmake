@@ -1,0 +1,18 @@
+# Writes OUTPUT, a C++ file that holds the page in FILE, or an empty one where there is none: report/ needs Node.js, this does not.
+set(text "")
+if(FILE)
+  file(READ ${FILE} text)
+endif()
+# Compilers may refuse a literal beyond 64 KiB: neighbouring ones are joined.
+set(literals "")
+string(LENGTH "${text}" length)
+set(at 0)
+while(at LESS length)
+  string(SUBSTRING "${text}" ${at} 16000 part)
+  string(APPEND literals "    R\"PAGE(${part})PAGE\"\n")
+  math(EXPR at "${at} + 16000")
+endwhile()
+if(literals STREQUAL "")
+  set(literals "    \"\"\n")
+endif()
+file(WRITE ${OUTPUT} "// Generated from report/.\n#include \"report/page.h\"\n\nnamespace paritrace {\n\nstd::string_view PageTemplate() {\n  return\n${literals}    ;\n}\n\n}  // namespace paritrace\n")
