@@ -1,7 +1,9 @@
-// The inner loops of the detailed statistics (detail_stats.h): a histogram of exponents, and sums by channel.
+// The inner loops of `diff --all-stats`: all that is summed over a tile of values while it lies in the first-level cache.
+// Kept apart from tile_pass.h, which knows layouts and types, so that a kernel is only arithmetic.
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -16,21 +18,78 @@ struct ExponentSums {
   std::array<std::int64_t, 256> bins{};
   std::int64_t sign_flips = 0;  // neither is zero nor subnormal, and the signs differ
   double max_scaled = 0;        // the largest |r-s| / 2^floor(log2|r|)
+
+  void Merge(const ExponentSums& other);
 };
 
-// Over a[0, count) and b[0, count), which must all be finite.
-using ExponentKernel = void (*)(const void* a, const void* b, std::int64_t count, int least_exponent,
-                                ExponentSums& sums);
+// Four rows share the loads and stores of the channels' sums; 512 columns of them fill half of a first-level cache.
+constexpr std::int64_t kTileRows = 4;
+constexpr std::int64_t kTileColumns = 512;
+// A multiple of every vector.
+constexpr std::int64_t kTileStep = 64;
 
-// error[c] += (a-b)^2 and energy[c] += a^2 for c in [0, columns), over `rows` rows that lie `a_stride` and `b_stride` bytes apart.
-using ChannelKernel = void (*)(const void* a, std::int64_t a_stride, const void* b, std::int64_t b_stride,
-                               std::int64_t rows, std::int64_t columns, double* error, double* energy);
+// Values that the next tile needs from memory, as they are stored; no more than a hint.
+struct Upcoming {
+  const std::byte* first = nullptr;
+  std::int64_t row_bytes = 0, value_bytes = 0;  // from row to row, from value to value
+};
 
-// nullptr where there is none: exponents for f32, f16 and bf16 in every mix; channels for those and f64.
-[[nodiscard]] ExponentKernel FindExponentKernel(DType a, DType b);
-[[nodiscard]] ChannelKernel FindChannelKernel(DType a, DType b);
+struct Tile {
+  // [rows, columns]; a_stride and b_stride: values from row to row. Each row goes on with zeros to a multiple of kTileStep.
+  const float *a = nullptr, *b = nullptr;
+  std::int64_t a_stride = 0, b_stride = 0;
+  std::int64_t rows = 0, columns = 0;  // at most kTileRows and kTileColumns
+  Upcoming a_next, b_next;
+};
 
-// Any pair of values, one at a time: what the kernels are tested against, and the way for f64.
-void AddExponent(double reference, double subject, int least_exponent, ExponentSums& sums);
+// Exponents that are found but not yet counted: many at once are counted faster.
+struct PendingExponents {
+  static constexpr std::int64_t kCapacity = 4096;  // a multiple of what every vector unit counts in one go
+  static constexpr int kUnknown = -128;
+  alignas(64) std::array<std::int8_t, kCapacity> bytes;  // -128: equal
+  std::int64_t count = 0;
+  int window = kUnknown;  // the first of the neighbouring numbers that are met most often
+};
+
+// Sums over one row of a tile, in parts: one for each lane of the widest vector.
+struct alignas(64) RowLanes {
+  static constexpr int kLanes = 8;
+  std::array<double, kLanes> max_abs{};  // max |a-b|
+  std::array<double, kLanes> aa{};       // a*a
+  std::array<double, kLanes> bb{};       // b*b
+  std::array<double, kLanes> ab{};       // a*b
+  std::array<double, kLanes> dd{};       // (a-b)^2
+};
+
+// What a kernel adds to.
+struct TileSums {
+  std::array<RowLanes, kTileRows> rows;
+  alignas(64) std::array<double, RowLanes::kLanes> abs{};  // sum |a-b| over all rows
+  std::array<std::int64_t, kTileRows> equal{};             // pairs a == b
+  ExponentSums exponents;  // of differences as f32 rounds them; without the pending ones
+  PendingExponents pending;
+};
+
+struct TileKernel {
+  // Adds a tile to the sums, and its columns to error[0, columns) ((a-b)^2) and energy[0, columns) (a*a), where there is
+  // room up to a multiple of kTileStep; what stands there stays as it is.
+  // False, and nothing changed, if a value is not finite or a difference overflows f32.
+  // Precision: every value is widened to f64 first, as in RunKernel.
+  bool (*add)(const Tile& tile, int least_exponent, TileSums& sums, double* error, double* energy) = nullptr;
+  // Counts the pending exponents; to be called after the last tile.
+  void (*count_pending)(TileSums& sums) = nullptr;
+};
+
+[[nodiscard]] TileKernel FindTileKernel();
+
+// values[0, count) as f32; they need no alignment.
+using WidenKernel = void (*)(const void* values, std::int64_t count, float* out);
+
+// For f16 and bf16; nullptr for all others.
+[[nodiscard]] WidenKernel FindWidenKernel(DType dtype);
+
+// One pair, by the definition: what the kernels are tested against, and the way for f64.
+//   difference: reference - subject, rounded to f32 if both are values of f32 and that does not overflow
+void AddExponent(double reference, double subject, double difference, int least_exponent, ExponentSums& sums);
 
 }  // namespace paritrace

@@ -21,10 +21,13 @@ TypePrecision PrecisionOf(DType dtype) {
   }
 }
 
+TypePrecision CoarserPrecision(DType reference, DType subject) {
+  const TypePrecision ours = PrecisionOf(reference), theirs = PrecisionOf(subject);
+  return theirs.digits < ours.digits ? theirs : ours;
+}
+
 void DetailStats::Merge(const DetailStats& other) {
-  for (std::size_t i = 0; i < exponents.bins.size(); ++i) exponents.bins[i] += other.exponents.bins[i];
-  exponents.sign_flips += other.exponents.sign_flips;
-  exponents.max_scaled = std::max(exponents.max_scaled, other.exponents.max_scaled);
+  exponents.Merge(other.exponents);
   skipped += other.skipped;
   if (channel_error.empty()) {
     unit = other.unit;
@@ -62,14 +65,11 @@ double DetailStats::UlpQuantile(double quantile) const {
 double DetailStats::MaxUlp() const { return exponents.max_scaled * std::ldexp(1.0, unit.digits - 1); }
 
 DetailCollector::DetailCollector(const TensorView& reference, const TensorView& subject, const PairLayout& layout)
-    : reference_(reference), subject_(subject), layout_(layout) {
-  const TypePrecision ours = PrecisionOf(reference.dtype), theirs = PrecisionOf(subject.dtype);
-  unit_ = theirs.digits < ours.digits ? theirs : ours;
-  if (IsContiguous(layout.reference) && IsContiguous(layout.subject) && !layout.masked_scores) {
-    exponents_ = FindExponentKernel(reference.dtype, subject.dtype);
-    channels_ = FindChannelKernel(reference.dtype, subject.dtype);
-  }
-}
+    : reference_(reference),
+      subject_(subject),
+      layout_(layout),
+      unit_(CoarserPrecision(reference.dtype, subject.dtype)),
+      exact_in_f32_(IsExactInF32(reference.dtype) && IsExactInF32(subject.dtype)) {}
 
 DetailStats DetailCollector::Start() const {
   DetailStats stats;
@@ -79,50 +79,31 @@ DetailStats DetailCollector::Start() const {
   return stats;
 }
 
-void DetailCollector::Add(std::int64_t row, std::int64_t rows, std::int64_t inner, std::int64_t count, bool finite,
-                          DetailStats& to) const {
-  if (count == 0) return;
-  if (!finite || exponents_ == nullptr || channels_ == nullptr) return AddSlowly(row, rows, inner, count, to);
-  const int a_bytes = Info(reference_.dtype).block_bytes, b_bytes = Info(subject_.dtype).block_bytes;
-  for (std::int64_t outer = 0; outer < layout_.outer; ++outer) {
-    const std::byte* a = reference_.bytes.data() + PlaceOf(layout_.reference, outer, row, inner) * a_bytes;
-    const std::byte* b = subject_.bytes.data() + PlaceOf(layout_.subject, outer, row, inner) * b_bytes;
-    const std::int64_t a_stride = layout_.reference.row_stride * a_bytes,
-                       b_stride = layout_.subject.row_stride * b_bytes;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      exponents_(a + i * a_stride, b + i * b_stride, count, unit_.least_exponent, to.exponents);
-    }
-    const auto channel = static_cast<std::size_t>(outer * layout_.inner + inner);
-    channels_(a, a_stride, b, b_stride, rows, count, to.channel_error.data() + channel,
-              to.channel_energy.data() + channel);
-  }
-}
-
-void DetailCollector::AddSlowly(std::int64_t row, std::int64_t rows, std::int64_t inner, std::int64_t count,
-                                DetailStats& to) const {
+void DetailCollector::Add(std::int64_t outer, std::int64_t row, std::int64_t rows, std::int64_t inner,
+                          std::int64_t count, DetailStats& to) const {
   constexpr std::int64_t kTile = TileReader<double>::kTile;
   TileReader<double> reference(reference_, layout_.reference), subject(subject_, layout_.subject);
   const double nothing = std::numeric_limits<double>::quiet_NaN();  // no value is <= NaN
   const double reference_mask = layout_.masked_scores ? MaskBound(reference_.dtype) : nothing;
   const double subject_mask = layout_.masked_scores ? MaskBound(subject_.dtype) : nothing;
-  for (std::int64_t outer = 0; outer < layout_.outer; ++outer) {
-    for (std::int64_t r = row; r < row + rows; ++r) {
-      for (std::int64_t done = 0; done < count; done += kTile) {
-        const std::int64_t now = std::min(kTile, count - done);
-        const double* a = reference.Read(outer, r, inner + done, now);
-        const double* b = subject.Read(outer, r, inner + done, now);
-        const auto channel = static_cast<std::size_t>(outer * layout_.inner + inner + done);
-        for (std::int64_t i = 0; i < now; ++i) {
-          const bool masked = a[i] <= reference_mask || b[i] <= subject_mask;
-          if (masked || !std::isfinite(a[i]) || !std::isfinite(b[i])) {
-            ++to.skipped;
-            continue;
-          }
-          AddExponent(a[i], b[i], unit_.least_exponent, to.exponents);
-          const double difference = a[i] - b[i];
-          to.channel_error[channel + static_cast<std::size_t>(i)] += difference * difference;
-          to.channel_energy[channel + static_cast<std::size_t>(i)] += a[i] * a[i];
+  for (std::int64_t r = row; r < row + rows; ++r) {
+    for (std::int64_t done = 0; done < count; done += kTile) {
+      const std::int64_t now = std::min(kTile, count - done);
+      const double* a = reference.Read(outer, r, inner + done, now);
+      const double* b = subject.Read(outer, r, inner + done, now);
+      const auto channel = static_cast<std::size_t>(outer * layout_.inner + inner + done);
+      for (std::int64_t i = 0; i < now; ++i) {
+        const bool masked = a[i] <= reference_mask || b[i] <= subject_mask;
+        if (masked || !std::isfinite(a[i]) || !std::isfinite(b[i])) {
+          ++to.skipped;
+          continue;
         }
+        const double difference = a[i] - b[i];
+        const auto rounded = static_cast<double>(static_cast<float>(difference));  // as in the kernels' exponents
+        AddExponent(a[i], b[i], exact_in_f32_ && std::isfinite(rounded) ? rounded : difference, unit_.least_exponent,
+                    to.exponents);
+        to.channel_error[channel + static_cast<std::size_t>(i)] += difference * difference;
+        to.channel_energy[channel + static_cast<std::size_t>(i)] += a[i] * a[i];
       }
     }
   }

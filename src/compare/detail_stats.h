@@ -19,6 +19,7 @@ struct TypePrecision {
 };
 // Integers and block types: as f32, which their values decode to.
 [[nodiscard]] TypePrecision PrecisionOf(DType dtype);
+[[nodiscard]] TypePrecision CoarserPrecision(DType reference, DType subject);
 
 struct DetailStats {
   ExponentSums exponents;
@@ -41,7 +42,7 @@ struct DetailStats {
   [[nodiscard]] double MaxUlp() const;
 };
 
-// Adds rows of a pair. Used by ComparePair, which knows which rows are finite throughout.
+// Adds values one by one, whatever their type and layout: for what TilePass does not take or leaves out.
 class DetailCollector {
  public:
   DetailCollector(const TensorView& reference, const TensorView& subject, const PairLayout& layout);
@@ -49,20 +50,16 @@ class DetailCollector {
   // An empty result with room for the channels.
   [[nodiscard]] DetailStats Start() const;
 
-  // Rows [row, row + rows), of each the values [inner, inner + count) of every outer part.
-  // finite: no value of them is NaN, infinite or masked.
-  void Add(std::int64_t row, std::int64_t rows, std::int64_t inner, std::int64_t count, bool finite,
+  // Rows [row, row + rows) of one outer part, of each the values [inner, inner + count).
+  void Add(std::int64_t outer, std::int64_t row, std::int64_t rows, std::int64_t inner, std::int64_t count,
            DetailStats& to) const;
 
  private:
-  void AddSlowly(std::int64_t row, std::int64_t rows, std::int64_t inner, std::int64_t count, DetailStats& to) const;
-
   const TensorView& reference_;
   const TensorView& subject_;
   const PairLayout& layout_;
-  ExponentKernel exponents_ = nullptr;
-  ChannelKernel channels_ = nullptr;
   TypePrecision unit_;
+  bool exact_in_f32_;
 };
 
 }  // namespace paritrace

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "compare/pair_kernels.h"
+#include "compare/tile_pass.h"
 #include "compare/tile_reader.h"
 #include "core/error.h"
 #include "core/parallel.h"
@@ -22,10 +23,10 @@ constexpr std::int64_t kRun = 16384;
 constexpr std::int64_t kTile = TileReader<double>::kTile;
 // Longer rows are cut so that several threads share them; a multiple of every block size.
 constexpr std::int64_t kPiece = 1 << 16;
+// Rows a thread takes at once for the channels' sums, which are as long as a row or two and are touched for the first time.
+constexpr std::int64_t kDetailRows = 256;
 // Values a thread takes at once: large against the cost of taking them, small against a large tensor.
 constexpr std::int64_t kChunk = 1 << 18;
-// Values of each side that are gone through twice in a row for the detailed statistics.
-constexpr std::int64_t kGroup = 1 << 14;
 
 double CosineOf(double rr, double ss, double rs) {
   if (rr == 0 && ss == 0) return 1;
@@ -40,17 +41,6 @@ double NmseOf(double dd, double rr) {
 }
 
 bool Is64BitInteger(DType dtype) { return dtype == DType::kI64 || dtype == DType::kU64; }
-
-bool IsExactInF32(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-    case DType::kI32:
-    case DType::kU32:
-    case DType::kI64:
-    case DType::kU64: return false;
-    default: return true;
-  }
-}
 
 std::int64_t IndexOn(const SideLayout& side, const PairLayout& layout, std::int64_t index) {
   return PlaceOf(side, index / layout.inner / layout.rows, index / layout.inner % layout.rows, index % layout.inner);
@@ -179,10 +169,9 @@ class Comparison {
     std::optional<DetailCollector> collector;
     if (options.detail) {
       collector.emplace(reference_, subject_, layout_);
-      grain = std::max(grain, units / DetailChunks() + 1);
+      grain = std::max({grain, units / DetailChunks() + 1, kDetailRows});
     }
-    // Rows that are looked at twice lie in the second-level cache when the second look comes.
-    const std::int64_t group = collector && pieces == 1 ? std::max<std::int64_t>(1, kGroup / work) : 1;
+    const bool tiles = collector && TilePass::Takes(reference_, subject_, layout_);
     std::vector<PositionStats> parts(static_cast<std::size_t>(units));
     const std::size_t chunks = units == 0 ? 0 : static_cast<std::size_t>((units - 1) / grain + 1);
     std::vector<PairStats> totals(chunks);
@@ -191,19 +180,15 @@ class Comparison {
       const auto chunk = static_cast<std::size_t>(begin / grain);
       PairStats total;
       if (collector) details[chunk] = collector->Start();
-      for (std::int64_t first = begin; first < end; first += group) {
-        const std::int64_t last = std::min(end, first + group), unmeasured = total.unmeasured;
-        for (std::int64_t unit = first; unit < last; ++unit) {
+      if (tiles) {
+        AddTiled(begin, end, pieces, *collector, total, parts.data(), details[chunk]);
+      } else {
+        for (std::int64_t unit = begin; unit < end; ++unit) {
           const std::int64_t inner = unit % pieces * kPiece, count = std::min(kPiece, layout_.inner - inner);
-          PositionStats position;
           for (std::int64_t outer = 0; outer < layout_.outer; ++outer) {
-            AddSpan(outer, unit / pieces, inner, count, total, position);
+            AddSpan(outer, unit / pieces, inner, count, total, parts[static_cast<std::size_t>(unit)]);
+            if (collector) collector->Add(outer, unit / pieces, 1, inner, count, details[chunk]);
           }
-          parts[static_cast<std::size_t>(unit)] = position;
-        }
-        if (collector) {
-          const std::int64_t inner = first % pieces * kPiece, count = std::min(kPiece, layout_.inner - inner);
-          collector->Add(first / pieces, last - first, inner, count, total.unmeasured == unmeasured, details[chunk]);
         }
       }
       totals[chunk] = total;
@@ -282,6 +267,31 @@ class Comparison {
         AddTiles<double>(outer, row, at, now, total, position);
       }
     }
+  }
+
+  // All statistics at once. units: rows, cut into pieces.
+  void AddTiled(std::int64_t begin, std::int64_t end, std::int64_t pieces, const DetailCollector& collector,
+                PairStats& total, PositionStats* positions, DetailStats& detail) const {
+    TilePass pass(reference_, subject_, layout_);
+    const std::int64_t group = pieces == 1 ? kTileRows : 1;
+    for (std::int64_t first = begin; first < end; first += group) {
+      const std::int64_t rows = std::min(group, end - first), row = first / pieces, inner = first % pieces * kPiece;
+      const TilePass::Columns columns{inner, std::min(kPiece, layout_.inner - inner)};
+      for (std::int64_t outer = 0; outer < layout_.outer; ++outer) {
+        const TilePass::Rows found = pass.Add(outer, row, rows, columns, detail);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          PositionStats& position = positions[first + r];
+          Fold(found.sums[static_cast<std::size_t>(r)], found.counted, Index(outer, row + r, inner), total, position);
+          for (const TilePass::Columns& left : found.left_out) {
+            AddTiles<double>(outer, row + r, left.first, left.count, total, position);
+          }
+        }
+        for (const TilePass::Columns& left : found.left_out) {
+          collector.Add(outer, row, rows, left.first, left.count, detail);
+        }
+      }
+    }
+    pass.Finish(detail);
   }
 
   template <typename T>

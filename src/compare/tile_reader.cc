@@ -2,6 +2,17 @@
 
 namespace paritrace {
 
+bool IsExactInF32(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+    case DType::kI32:
+    case DType::kU32:
+    case DType::kI64:
+    case DType::kU64: return false;
+    default: return true;
+  }
+}
+
 void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, long double* out) {
   const std::byte* from = tensor.bytes.data() + begin * 8;
   for (std::int64_t i = 0; i < count; ++i) {

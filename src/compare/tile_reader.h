@@ -19,6 +19,9 @@ namespace paritrace {
   return side.base + outer * side.outer_stride + row * side.row_stride + at * side.inner_stride;
 }
 
+// Whether f32 holds every value of the type.
+[[nodiscard]] bool IsExactInF32(DType dtype);
+
 // values [begin, begin + count) as T: float, double, or long double, which alone holds 64-bit integers exactly.
 inline void DecodeInto(const TensorView& tensor, std::int64_t begin, std::int64_t count, float* out) {
   DecodeF32(tensor, begin, count, out);

@@ -110,6 +110,13 @@ void ExpectSame(const PairComparison& got, const PairComparison& expected, const
   }
 }
 
+// The detailed statistics come with a way of their own over the values, which must find the same.
+PairComparison Compare(const TensorView& reference, const TensorView& subject, const PairLayout& layout) {
+  const PairComparison plain = ComparePair(reference, subject, layout);
+  ExpectSame(ComparePair(reference, subject, layout, {.progress = nullptr, .detail = true}), plain, "in detail");
+  return plain;
+}
+
 std::vector<double> RandomValues(std::size_t count, unsigned seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<double> normal(0, 2);
@@ -134,7 +141,7 @@ TEST_P(PairTest, StatsOnEveryTargetAndType) {
     ForceKernelTarget(target);
     for (const DType type : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16}) {
       const Tensor reference(type, row.reference), subject(type, row.subject);
-      const PairComparison got = ComparePair(reference.view(), subject.view(), ContiguousLayout(1, size));
+      const PairComparison got = Compare(reference.view(), subject.view(), ContiguousLayout(1, size));
       EXPECT_EQ(got.total.max_abs, row.max_abs) << target << " " << Name(type);
       EXPECT_EQ(got.total.equal, row.equal) << target << " " << Name(type);
       EXPECT_EQ(got.total.mismatches, row.mismatches) << target << " " << Name(type);
@@ -179,7 +186,7 @@ TEST(ComparePair, EveryTypeMixLengthAndStartAgreesWithLongDouble) {
           for (const std::size_t start : {0, 1, 3}) {
             const Tensor reference(a, left, start), subject(b, right, 7 - start);
             const PairLayout layout = ContiguousLayout(1, length);
-            ExpectSame(ComparePair(reference.view(), subject.view(), layout),
+            ExpectSame(Compare(reference.view(), subject.view(), layout),
                        ComparePairReference(reference.view(), subject.view(), layout),
                        target + " " + std::string(Name(a)) + "/" + std::string(Name(b)) + " " + std::to_string(length));
           }
@@ -200,7 +207,7 @@ TEST(ComparePair, OneNonfiniteValueAnywhereChangesOnlyItself) {
         (at % 2 == 0 ? left : right)[static_cast<std::size_t>(at)] = at % 3 == 0 ? kInf : kNaN;
         const Tensor reference(type, left), subject(type, right);
         const PairLayout layout = ContiguousLayout(1, kLength);
-        const PairComparison got = ComparePair(reference.view(), subject.view(), layout);
+        const PairComparison got = Compare(reference.view(), subject.view(), layout);
         EXPECT_EQ(got.total.first_mismatch, at);
         ExpectSame(got, ComparePairReference(reference.view(), subject.view(), layout), target);
       }
@@ -219,14 +226,14 @@ TEST(ComparePair, EveryHalfAndBFloatOnEveryTarget) {
     const Tensor doubles(DType::kF64, decoded);
     for (const std::string& target : KernelTargets()) {
       ForceKernelTarget(target);
-      const PairComparison got = ComparePair(bits, doubles.view(), ContiguousLayout(1 << 6, 1 << 10));
+      const PairComparison got = Compare(bits, doubles.view(), ContiguousLayout(1 << 6, 1 << 10));
       EXPECT_EQ(got.total.equal, 1 << 16) << target << " " << Name(type);
       EXPECT_EQ(got.total.mismatches, 0) << target << " " << Name(type);
       EXPECT_EQ(got.total.inf_either, 2) << target << " " << Name(type);
       // Zeros for every value: what a conversion drops shows as a wrong sum.
       const Tensor zeros(DType::kF32, std::vector<double>(1 << 16));
       const PairLayout rows = ContiguousLayout(1 << 6, 1 << 10);
-      ExpectSame(ComparePair(bits, zeros.view(), rows), ComparePairReference(bits, zeros.view(), rows), target);
+      ExpectSame(Compare(bits, zeros.view(), rows), ComparePairReference(bits, zeros.view(), rows), target);
     }
   }
   ForceKernelTarget("");
@@ -236,7 +243,7 @@ TEST(ComparePair, IntegersBeyondTheReachOfDoubles) {
   const std::int64_t a[] = {(1LL << 53) + 1, -(1LL << 60) - 1}, b[] = {1LL << 53, -(1LL << 60) - 1};
   const TensorView reference{"a", DType::kI64, {2}, std::as_bytes(std::span(a))},
       subject{"b", DType::kI64, {2}, std::as_bytes(std::span(b))};
-  const PairComparison got = ComparePair(reference, subject, ContiguousLayout(1, 2));
+  const PairComparison got = Compare(reference, subject, ContiguousLayout(1, 2));
   EXPECT_EQ(got.total.equal, 1);
   EXPECT_EQ(got.total.max_abs, 1);
   EXPECT_EQ(got.total.max_abs_at, 0);
@@ -246,8 +253,8 @@ TEST(ComparePair, MaximumIsTheFirstOfEqualOnes) {
   std::vector<double> zeros(70000), values(70000);
   for (const std::size_t at : {20000u, 40000u, 69999u}) values[at] = -2;
   const Tensor reference(DType::kF32, zeros), subject(DType::kF32, values);
-  EXPECT_EQ(ComparePair(reference.view(), subject.view(), ContiguousLayout(1, 70000)).total.max_abs_at, 20000);
-  EXPECT_EQ(ComparePair(reference.view(), subject.view(), ContiguousLayout(70, 1000)).total.max_abs_at, 20000);
+  EXPECT_EQ(Compare(reference.view(), subject.view(), ContiguousLayout(1, 70000)).total.max_abs_at, 20000);
+  EXPECT_EQ(Compare(reference.view(), subject.view(), ContiguousLayout(70, 1000)).total.max_abs_at, 20000);
 }
 
 TEST(ComparePair, LongRowsAreCutAndPutTogetherAgain) {
@@ -255,7 +262,7 @@ TEST(ComparePair, LongRowsAreCutAndPutTogetherAgain) {
   const Tensor reference(DType::kBF16, RandomValues(static_cast<std::size_t>(2 * length), 5));
   const Tensor subject(DType::kF32, RandomValues(static_cast<std::size_t>(2 * length), 6), 2);
   const PairLayout layout = ContiguousLayout(2, length);
-  ExpectSame(ComparePair(reference.view(), subject.view(), layout),
+  ExpectSame(Compare(reference.view(), subject.view(), layout),
              ComparePairReference(reference.view(), subject.view(), layout), "long");
 }
 
@@ -280,9 +287,9 @@ TEST(ComparePair, HeadMajorAndPermutedRows) {
   layout.inner = kDim;
   layout.reference = {.base = 0, .outer_stride = kTokens * kDim, .row_stride = kDim, .inner_stride = 1, .order = {}};
   layout.subject = {.base = 0, .outer_stride = kDim, .row_stride = kHeads * kDim, .inner_stride = 1, .order = order};
-  EXPECT_TRUE(ComparePair(reference.view(), subject.view(), layout).total.AllEqual());
+  EXPECT_TRUE(Compare(reference.view(), subject.view(), layout).total.AllEqual());
   layout.subject.order.clear();
-  const PairComparison got = ComparePair(reference.view(), subject.view(), layout);
+  const PairComparison got = Compare(reference.view(), subject.view(), layout);
   EXPECT_FALSE(got.total.AllEqual());
   ExpectSame(got, ComparePairReference(reference.view(), subject.view(), layout), "head-major");
 }
@@ -303,7 +310,7 @@ TEST(ComparePair, MaskedScores) {
   const Tensor subject(DType::kF32, {1, -1e30, -kInf, -kInf, -kInf, -2e30});
   PairLayout layout = ContiguousLayout(2, 3);
   layout.masked_scores = true;
-  const PairComparison got = ComparePair(reference.view(), subject.view(), layout);
+  const PairComparison got = Compare(reference.view(), subject.view(), layout);
   EXPECT_EQ(got.total.masked, 3);
   EXPECT_EQ(got.total.equal, 4);
   EXPECT_EQ(got.total.mismatches, 2);
@@ -319,9 +326,9 @@ TEST(ComparePair, MasksOfHalfPrecision) {
   const Tensor reference(DType::kF32, {1, -kInf, 3}), subject(DType::kF16, {1, -65504, 3});
   PairLayout layout = ContiguousLayout(1, 3);
   layout.masked_scores = true;
-  EXPECT_TRUE(ComparePair(reference.view(), subject.view(), layout).total.AllEqual());
+  EXPECT_TRUE(Compare(reference.view(), subject.view(), layout).total.AllEqual());
   layout.masked_scores = false;
-  EXPECT_EQ(ComparePair(reference.view(), subject.view(), layout).total.mismatches, 1);
+  EXPECT_EQ(Compare(reference.view(), subject.view(), layout).total.mismatches, 1);
 }
 
 TEST(ComparePair, OneSideStillQuantised) {
@@ -340,21 +347,20 @@ TEST(ComparePair, OneSideStillQuantised) {
   }
   const TensorView quantised{"q", DType::kQ8_0, {4, 64}, blocks};
   const Tensor plain(DType::kF32, values);
-  EXPECT_TRUE(ComparePair(quantised, plain.view(), ContiguousLayout(4, 64)).total.AllEqual());
+  EXPECT_TRUE(Compare(quantised, plain.view(), ContiguousLayout(4, 64)).total.AllEqual());
   // Cut into heads that end inside a block.
   PairLayout layout;
   layout.outer = 8;
   layout.rows = 4;
   layout.inner = 8;
   layout.reference = layout.subject = {.base = 0, .outer_stride = 8, .row_stride = 64, .inner_stride = 1, .order = {}};
-  EXPECT_TRUE(ComparePair(quantised, plain.view(), layout).total.AllEqual());
+  EXPECT_TRUE(Compare(quantised, plain.view(), layout).total.AllEqual());
 }
 
 TEST(PairStats, DerivedValuesAtTheEdges) {
   const auto compare = [](const std::vector<double>& a, const std::vector<double>& b) {
     const Tensor reference(DType::kF64, a), subject(DType::kF64, b);
-    return ComparePair(reference.view(), subject.view(), ContiguousLayout(1, static_cast<std::int64_t>(a.size())))
-        .total;
+    return Compare(reference.view(), subject.view(), ContiguousLayout(1, static_cast<std::int64_t>(a.size()))).total;
   };
   EXPECT_EQ(compare({0, 0}, {0, 0}).Cosine(), 1);
   EXPECT_EQ(compare({0, 0}, {0, 0}).Nmse(), 0);
@@ -379,7 +385,7 @@ TEST(PairStats, MergeIsAssociativeAndCommutative) {
                                  left.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
     const Tensor b(DType::kF64, {right.begin() + static_cast<std::ptrdiff_t>(begin),
                                  right.begin() + static_cast<std::ptrdiff_t>(begin + 500)});
-    PairStats part = ComparePair(a.view(), b.view(), ContiguousLayout(1, 500)).total;
+    PairStats part = Compare(a.view(), b.view(), ContiguousLayout(1, 500)).total;
     part.max_abs_at += static_cast<std::int64_t>(begin);
     if (part.first_mismatch >= 0) part.first_mismatch += static_cast<std::int64_t>(begin);
     parts.push_back(part);
