@@ -73,7 +73,9 @@ Graph BuildBitNet(const ModelSource& source) {
   DecoderPlan plan = source.is_gguf() ? ReadGgufDecoder(source) : ReadHfDecoder(source);
   plan.inner_norms = true;
   if (source.is_gguf()) {
-    plan.tied_head = true;  // llama.cpp's graph has no other head
+    // llama.cpp's graph of `bitnet` has no other head, and computes SiLU; bitnet.cpp's two names are of squared ReLU.
+    plan.tied_head = source.architecture() == "bitnet" || plan.tied_head;
+    if (source.architecture() != "bitnet") plan.activation = Activation::kReluSquared;
     if (const TensorView* scale = source.Find("blk.0.attn_q.scale")) {
       throw UsageError(
           fmt::format("{}: tensor \"{}\": scales beside the weights are not supported", source.path(), scale->name));

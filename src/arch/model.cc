@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "arch/architectures.h"
+#include "arch/pooling.h"
 #include "core/error.h"
 
 namespace paritrace {
@@ -29,6 +30,8 @@ constexpr std::array kArchitectures = {
     Architecture{"nomic_bert", BuildNomicBertMoe, true, false},
     Architecture{"nomic-bert-moe", BuildNomicBertMoe, false, true},
     Architecture{"bitnet", BuildBitNet, true, true},
+    Architecture{"bitnet-b1.58", BuildBitNet, false, true},  // bitnet.cpp's names
+    Architecture{"bitnet-25", BuildBitNet, false, true},
 };
 
 }  // namespace
@@ -45,6 +48,7 @@ Model LoadModel(const std::string& path) {
   for (const Architecture& known : kArchitectures) {
     if (known.name != model.source->architecture() || !(model.source->is_gguf() ? known.gguf : known.hf)) continue;
     model.graph = known.build(*model.source);
+    AddPooling(*model.source, model.graph);
     return model;
   }
   throw UsageError(fmt::format("{}: architecture \"{}\" is not supported; supported: {}", path,

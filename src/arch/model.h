@@ -13,6 +13,8 @@
 
 namespace paritrace {
 
+struct SentenceModules;  // pooling.h
+
 // The files of a model before anything is known of its architecture.
 class ModelSource {
  public:
@@ -26,6 +28,9 @@ class ModelSource {
   [[nodiscard]] const nlohmann::ordered_json& config() const { return config_; }
   [[nodiscard]] const std::string& config_file() const { return config_file_; }
   [[nodiscard]] const std::string& architecture() const { return architecture_; }
+
+  // What a sentence-transformers folder puts behind the transformer; empty for any other model.
+  [[nodiscard]] const SentenceModules& sentence_modules() const { return *modules_; }
 
   // nullptr if there is no tensor of that name.
   [[nodiscard]] const TensorView* Find(std::string_view name) const;
@@ -51,6 +56,7 @@ class ModelSource {
   bool is_gguf_ = false;
   nlohmann::ordered_json config_;
   std::vector<TensorFile> files_;
+  std::shared_ptr<const SentenceModules> modules_;
 };
 
 struct Model {

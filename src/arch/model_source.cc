@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "arch/model.h"
+#include "arch/pooling.h"
 #include "core/error.h"
 
 namespace paritrace {
@@ -66,7 +67,9 @@ ModelSource::ModelSource(const std::string& path) : path_(path) {
 }
 
 void ModelSource::OpenFolder() {
-  const fs::path folder(path_);
+  auto modules = std::make_shared<SentenceModules>(ReadSentenceModules(path_));
+  const fs::path folder = fs::path(path_) / modules->transformer;
+  modules_ = std::move(modules);
   config_file_ = (folder / "config.json").string();
   if (!fs::exists(config_file_)) {
     throw UsageError(
@@ -80,6 +83,7 @@ void ModelSource::OpenFolder() {
 }
 
 void ModelSource::OpenGguf() {
+  modules_ = std::make_shared<SentenceModules>();
   is_gguf_ = true;
   config_file_ = path_;
   files_.push_back(OpenTensorFile(path_));

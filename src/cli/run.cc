@@ -87,8 +87,10 @@ int Run(const Options& options) {
   TraceWriter writer(options.trace, header, TraceWriter::Mode::kFull, options.overwrite);
   for (const Json& step : steps) {
     for (const Node& node : model.graph.nodes) {
-      Record(writer, node, values[static_cast<std::size_t>(node.id)], step["step"], step["start"], step["count"],
-             arithmetic->storage == Rounding::kNone);
+      // The pooled row is the whole sequence's, and of no step where there are several.
+      if (node.pooled && steps.size() > 1) continue;
+      Record(writer, node, values[static_cast<std::size_t>(node.id)], step["step"], step["start"],
+             node.pooled ? nlohmann::ordered_json(1) : step["count"], arithmetic->storage == Rounding::kNone);
     }
   }
   writer.Close();

@@ -36,9 +36,12 @@ struct SideResult {
   double error = 0;
 };
 
+// A step of the pooling that was recorded is the site's, whatever follows in MODEL.
+std::string SiteNameOf(const std::string& site) { return site.starts_with(".pooled.") ? "pooled" : site; }
+
 NoiseRow RowOf(const SiteStats& stats, int step, const std::string& site) {
   return {.step = step,
-          .site = site,
+          .site = SiteNameOf(site),
           .introduced_nmse = stats.introduced_nmse(),
           .floor_nmse = stats.floor_nmse(),
           .ratio = stats.all.ratio(),
@@ -54,7 +57,7 @@ Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, 
                 const NamedCause& cause, std::string_view side) {
   const Recording& recording = replay.recording();
   Defect defect{.side = std::string(side),
-                .site = node.site,
+                .site = SiteNameOf(node.site),
                 .ratio = stats.all.ratio(),
                 .introduced_nmse = stats.introduced_nmse(),
                 .cause = cause,
@@ -248,8 +251,8 @@ struct Family {
   std::vector<std::string_view> endings;
 };
 
-const std::array<Family, 9>& Families() {
-  static const std::array<Family, 9> families = {{
+const std::array<Family, 10>& Families() {
+  static const std::array<Family, 10> families = {{
       {"token embedding", {"embed"}},
       {"norms", {"norm"}},
       {"projections (weights, biases, their quantisation)",
@@ -260,6 +263,7 @@ const std::array<Family, 9>& Families() {
       {"activation", {"mlp.act"}},
       {"residual sums", {"residual", ".in", ".out"}},
       {"head", {"logits"}},
+      {"pooling", {"pooled"}},
   }};
   return families;
 }

@@ -55,7 +55,7 @@ double SearchSite::Residual(const Edit& edit, Replay::Pass pass) const {
     if (std::isfinite(x) && std::isfinite(f)) {
       error += (x - f) * (x - f);
       signal += x * x;
-    } else if (!(x == f)) {  // masked on one side only, or NaN
+    } else if (!(x == f || (std::isnan(x) && std::isnan(f)))) {  // masked on one side only, or NaN
       ++broken;
     }
   }
@@ -69,6 +69,7 @@ double SearchSite::BestFactor(const Edit& edit) const {
   const Value replayed = replay_.Evaluate(target_, Replay::Pass::kExact, edit);
   double cross = 0, square = 0;
   const Value& recorded = replay_.recording().At(target_).value;
+  if (replayed.shape != recorded.shape) return 1;
   for (const std::size_t i : counted_) {
     const double x = recorded.data[i], f = replayed.data[i];
     if (!std::isfinite(x) || !std::isfinite(f)) continue;

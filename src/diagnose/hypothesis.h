@@ -20,7 +20,9 @@ struct Hypothesis {
   std::string statement;                   // what the subject does, in a sentence
   std::string fix;                         // what to change, in a sentence
   std::vector<std::int64_t> experts = {};  // those it is limited to; empty: all
-  int parameters = 0;  // free parameters fitted: of two that explain equally well the one with fewer stands
+  int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
+  bool approximates = false;  // a curve close to another: stands only where it leaves far less than that
+  bool last_resort = false;   // a description of what was recorded: stands only where nothing else explains it
 };
 
 // Tokens, heads and channels that something is limited to, ascending; empty: all.
@@ -87,5 +89,12 @@ void ProposeExperts(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeBitNet(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeOrder(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeHead(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeQuant(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeQuantInput(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeKernel(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeCurve(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeQuietCurve(const SearchSite& site, std::vector<Hypothesis>& out);  // known curves alone
+void ProposeQuietInput(const SearchSite& site, std::vector<Hypothesis>& out);  // coarser activations alone
+void ProposePool(const SearchSite& site, std::vector<Hypothesis>& out);
 
 }  // namespace paritrace

@@ -50,6 +50,7 @@ void ReadGgmlOptions(const Trace& trace, const Recording& recording, const Graph
 
 std::string NameFromValues(const Trace& trace, const Recording& recording) {
   const std::string& engine = trace.header.engine_name;
+  if (engine == "bitnet.cpp" || engine == "bitnet-cpp" || engine == "bitnet_cpp") return "bitnet-int8";
   if (engine.find("llama") != std::string::npos || engine.find("ggml") != std::string::npos) return "ggml-cpu";
   const bool jax = engine == "jax" || engine == "flax";
   switch (recording.grid) {
@@ -78,7 +79,8 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
   }
   const auto experts = RunOf(trace).find("experts");
   if (experts != RunOf(trace).end() && *experts == "eager") chosen.arithmetic.mixture = Mixture::kByExpert;
-  if (chosen.arithmetic.name == "ggml-cpu") ReadGgmlOptions(trace, recording, graph, chosen.arithmetic);
+  if (chosen.arithmetic.name == "ggml-cpu" || chosen.arithmetic.name == "bitnet-int8")
+    ReadGgmlOptions(trace, recording, graph, chosen.arithmetic);
   return chosen;
 }
 

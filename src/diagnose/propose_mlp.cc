@@ -8,7 +8,7 @@ namespace paritrace {
 void ProposeMlp(const SearchSite& site, std::vector<Hypothesis>& out) {
   for (const Node& node : site.segment()) {
     const auto* right = std::get_if<ActivationOp>(&node.op);
-    if (right == nullptr) continue;
+    if (right == nullptr || node.pooled) continue;
     using enum Activation;
     for (const Activation other :
          {kSilu, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kReluSquared, kSigmoid, kTanh, kIdentity}) {

@@ -96,6 +96,23 @@ void StoreRows(const Trace& trace, const TraceEntry& entry, const TraceStep& ste
   }
 }
 
+// One row for the whole sequence, of the width it has: a projection may be missing or extra. llama.cpp's graph ends before
+// the normalisation, which it leaves to its callers.
+void StorePooled(const Trace& trace, const TraceEntry& entry, const Graph& graph, const Node& pooled,
+                 Recording& recording) {
+  const bool raw = entry.name.starts_with("result_embd_pooled") && std::holds_alternative<UnitOp>(pooled.op);
+  const Node& node = raw ? graph.nodes[static_cast<std::size_t>(pooled.inputs[0])] : pooled;
+  auto& site = recording.sites[static_cast<std::size_t>(node.id)];
+  if (site) return;  // the first of a name stands
+  const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 1);
+  if (shape.size() != 1) RefuseShape(trace, entry, fmt::format("[{}]", WidthOf(graph, node)));
+  site.emplace();
+  site->value = Value({1, entry.tensor.size()});
+  site->value.data = DecodeAll(entry.tensor);
+  site->token_known = {true};
+  site->name = entry.name;
+}
+
 // Columns of a site as this entry has them.
 std::int64_t RecordedWidth(const Graph& graph, const Node& node, const TraceEntry& entry, const TraceStep& step) {
   if (HasOwnWidth(node) && step.count > 0 && entry.tensor.size() % step.count == 0)
@@ -260,6 +277,10 @@ std::int64_t WidthOf(const Graph& graph, const Node& node) {
   if (std::holds_alternative<LinearOp>(node.op))
     return graph.weights[static_cast<std::size_t>(node.weight)].tensor.shape[0];
   if (const auto* experts = std::get_if<TopExpertsOp>(&node.op)) return experts->used;
+  if (const auto* pool = std::get_if<PoolOp>(&node.op)) {
+    return static_cast<std::int64_t>(pool->modes.size()) *
+           WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[0])]);
+  }
   const std::size_t same = std::holds_alternative<ExpertWeightsOp>(node.op) ? 1 : 0;
   return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[same])]);
 }
@@ -290,6 +311,10 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
   for (const TraceEntry& entry : trace.entries) {
     if (entry.site.empty() || !entry.has_data()) continue;
     const Node* node = graph.Find(entry.site);
+    if (node != nullptr && node->pooled) {
+      if (recording.steps.size() == 1) StorePooled(trace, entry, graph, *node, recording);
+      continue;
+    }
     if (node == nullptr) {
       if (std::ranges::find(recording.unknown_sites, entry.site) == recording.unknown_sites.end())
         recording.unknown_sites.push_back(entry.site);

@@ -1,9 +1,11 @@
 #include "diagnose/replay.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "core/error.h"
+#include "graph/kernel_fault.h"
 
 namespace paritrace {
 namespace {
@@ -66,8 +68,14 @@ Value Replay::ComputeForced(const Node& node, const PassState& pass, const std::
                             const Edit& edit) const {
   if (FusesAttention(node, pass)) {
     const Node& scores = NodeIn(graph_, edit, NodeIn(graph_, edit, node.inputs[0]).inputs[0]);
-    return ComputeFlashContext(std::get<ScoresOp>(scores.op), std::get<ContextOp>(node.op), input(scores.inputs[0]),
-                               input(scores.inputs[1]), input(node.inputs[1]), recording_.run, pass.arithmetic);
+    std::vector<Value> qk = {input(scores.inputs[0]), input(scores.inputs[1])}, pv = {Value(), input(node.inputs[1])};
+    if (scores.fault != nullptr && scores.fault->input) scores.fault->input(qk);
+    if (node.fault != nullptr && node.fault->input) node.fault->input(pv);
+    Value out = ComputeFlashContext(std::get<ScoresOp>(scores.op), std::get<ContextOp>(node.op), qk[0], qk[1], pv[1],
+                                    recording_.run, pass.arithmetic);
+    const std::array<const Value*, 2> inputs = {&pv[0], &pv[1]};
+    if (node.fault != nullptr && node.fault->output) node.fault->output(inputs, out);
+    return out;
   }
   std::vector<const Value*> inputs;
   for (const NodeId id : node.inputs) inputs.push_back(&input(id));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include <fmt/format.h>
@@ -10,17 +11,21 @@
 namespace paritrace {
 namespace {
 
-constexpr std::array kProposers = {ProposeRope,     ProposeNorm,   ProposeAttention, ProposeMlp,
-                                   ProposeResidual, ProposeEmbed,  ProposeExperts,   ProposeOrder,
-                                   ProposeHead,     ProposeBitNet, ProposeLinear};
+constexpr std::array kProposers = {ProposeRope,       ProposeNorm,   ProposeAttention, ProposeMlp,
+                                   ProposeResidual,   ProposeEmbed,  ProposeExperts,   ProposeOrder,
+                                   ProposeHead,       ProposeBitNet, ProposeLinear,    ProposeQuant,
+                                   ProposeQuantInput, ProposeKernel, ProposeCurve,     ProposePool};
 // Only mistakes that can be smaller than rounding are looked for below it.
-constexpr std::array kQuietProposers = {ProposeNorm, ProposeMlp, ProposeRope, ProposeAttention, ProposeBitNet};
+constexpr std::array kQuietProposers = {ProposeNorm,   ProposeMlp,        ProposeRope,      ProposeAttention,
+                                        ProposeBitNet, ProposeQuietCurve, ProposeQuietInput};
 
 // A hypothesis is worth a full replay if it takes away at least half of the error.
 constexpr double kWorthTrying = 0.5;
 constexpr std::size_t kTried = 12;
 // Two explanations whose leftovers differ by less cannot be told apart on this input.
 constexpr double kTie = 1.5;
+// An approximation is named where it leaves less than this share of what the exact function leaves.
+constexpr double kApproximates = 0.25;
 // A mistake below the noise is named if chance would do so in fewer than one site of a million.
 constexpr double kChance = 1e-6;
 constexpr double kAboveOrder = 8;
@@ -76,6 +81,22 @@ std::vector<Scope> ScopesOf(const Scope& flagged) {
   return scopes;
 }
 
+// Where a hypothesis computes nothing finite the recording must hold the same: it may not explain values by hiding them.
+bool Hides(const Replay& replay, const Node& node, const Passes& passes) {
+  const RecordedSite& recorded = replay.recording().At(node.id);
+  const Value& right = replay.Exact(node.id);
+  if (passes.predicted.shape != right.shape) return false;
+  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size()), cols = right.cols();
+  for (std::size_t i = 0; i < right.data.size(); ++i) {
+    const double x = recorded.value.data[i], p = passes.predicted.data[i];
+    if (!std::isfinite(right.data[i]) || (std::isfinite(p) && std::isfinite(passes.exact.data[i]))) continue;
+    const std::int64_t r = static_cast<std::int64_t>(i) / cols;
+    if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
+    if (!(x == p || (std::isnan(x) && std::isnan(p)))) return true;
+  }
+  return false;
+}
+
 void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope>& scopes, Outcome& outcome) {
   const Passes edited = EvaluateAll(replay, node.id, outcome.hypothesis.edit);
   for (const Scope& scope : scopes) {
@@ -85,7 +106,8 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
     outcome.stats = Measure(replay, node, spliced);
     outcome.where = scope;
     outcome.where.experts = outcome.hypothesis.experts;
-    outcome.accepted = !JudgeSize(outcome.stats).flagged;
+    outcome.accepted =
+        outcome.stats.all.count > 0 && !JudgeSize(outcome.stats).flagged && !Hides(replay, node, spliced);
     if (outcome.accepted) return;
   }
 }
@@ -93,9 +115,19 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
 std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
                          const Edit& base) {
   const Scope flagged = FlaggedScope(stats, flags);
-  const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads}, base);
+  // A mistake in a few channels would drown among those that are right.
+  const bool few = 4 * flagged.channels.size() <= stats.by_channel.size();
+  const SearchSite site(replay, target,
+                        {.tokens = flagged.tokens,
+                         .heads = flagged.heads,
+                         .channels = few ? flagged.channels : std::vector<std::int64_t>()},
+                        base);
   std::vector<Hypothesis> proposed;
-  for (const Proposer propose : kProposers) propose(site, proposed);
+  if (replay.Exact(target).shape == replay.recording().At(target).value.shape) {
+    for (const Proposer propose : kProposers) propose(site, proposed);
+  } else {
+    ProposePool(site, proposed);  // no other mistake changes a width
+  }
   const double before = site.Residual(base, Replay::Pass::kPredicted);
   std::vector<Outcome> outcomes;
   for (Hypothesis& hypothesis : proposed) {
@@ -119,8 +151,22 @@ double Leftover(const SiteStats& stats) { return std::sqrt(stats.left + 0.1 * st
 const Outcome* Best(const std::vector<Outcome>& outcomes) {
   const Outcome* best = nullptr;
   double least = 0;
+  const auto least_of = [&](const auto& among) {
+    double left = std::numeric_limits<double>::infinity();
+    for (const Outcome& outcome : outcomes) {
+      if (outcome.accepted && among(outcome.hypothesis)) left = std::min(left, Leftover(outcome.stats));
+    }
+    return left;
+  };
+  const bool explained = std::isfinite(least_of([](const Hypothesis& h) { return !h.last_resort; }));
+  // Of a function and an approximation to it that both explain the values, the function stands.
+  const double exact = least_of([](const Hypothesis& h) { return !h.last_resort && !h.approximates; });
+  const auto counts = [explained, exact](const Outcome& outcome) {
+    return outcome.accepted && !(explained && outcome.hypothesis.last_resort) &&
+           !(outcome.hypothesis.approximates && !(Leftover(outcome.stats) < kApproximates * exact));
+  };
   for (const Outcome& outcome : outcomes) {
-    if (!outcome.accepted) continue;
+    if (!counts(outcome)) continue;
     const double left = Leftover(outcome.stats);
     if (best == nullptr || left < least) {
       best = &outcome;
@@ -129,13 +175,13 @@ const Outcome* Best(const std::vector<Outcome>& outcomes) {
   }
   if (best == nullptr) return nullptr;
   for (const Outcome& outcome : outcomes) {
-    if (!outcome.accepted || Leftover(outcome.stats) > kTie * least + 1e-300) continue;
+    if (!counts(outcome) || Leftover(outcome.stats) > kTie * least + 1e-300) continue;
     if (outcome.hypothesis.parameters < best->hypothesis.parameters) best = &outcome;
   }
   // Of the same cause with a fitted number, the one a person would have written comes first in the proposals.
   for (const Outcome& outcome : outcomes) {
-    if (outcome.accepted && outcome.hypothesis.cause == best->hypothesis.cause &&
-        outcome.hypothesis.found.is_number() && outcome.hypothesis.parameters <= best->hypothesis.parameters &&
+    if (counts(outcome) && outcome.hypothesis.cause == best->hypothesis.cause && outcome.hypothesis.found.is_number() &&
+        outcome.hypothesis.parameters <= best->hypothesis.parameters &&
         Leftover(outcome.stats) <= 1.05 * Leftover(best->stats) + 1e-300 &&
         outcome.hypothesis.found.dump().size() < best->hypothesis.found.dump().size()) {
       best = &outcome;
@@ -151,7 +197,8 @@ NamedCause Name(const Hypothesis& hypothesis, double confidence) {
 std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outcome>& outcomes) {
   std::vector<const Outcome*> rivals;
   for (const Outcome& outcome : outcomes) {
-    if (!outcome.accepted || outcome.hypothesis.cause == best.hypothesis.cause) continue;
+    if (!outcome.accepted || outcome.hypothesis.last_resort || outcome.hypothesis.cause == best.hypothesis.cause)
+      continue;
     if (Leftover(outcome.stats) > kTie * Leftover(best.stats) + 1e-300) continue;
     const bool known = std::ranges::any_of(
         rivals, [&](const Outcome* rival) { return rival->hypothesis.cause == outcome.hypothesis.cause; });

@@ -1,5 +1,6 @@
 #include "diagnose/site_stats.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -19,6 +20,8 @@ double RoundingsOf(const Node& node, Rounding storage) {
   if (std::holds_alternative<ActivationOp>(node.op)) return 4;  // exponential or error function, sum, quotient, product
   if (std::holds_alternative<RopeOp>(node.op)) return 3;        // cosine or sine, product, sum
   if (std::holds_alternative<ScoresOp>(node.op)) return 2;      // dot, scale
+  if (std::holds_alternative<PoolOp>(node.op)) return 2;        // sum, quotient
+  if (std::holds_alternative<UnitOp>(node.op)) return 3;        // squares' sum, root, quotient
   return 1;
 }
 
@@ -92,6 +95,10 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
                       const Value* free, const Arithmetic& arithmetic, TokenRange range,
                       std::vector<ErrorSums>* by_cell) {
   SiteStats stats;
+  if (replayed.exact.shape != recorded.value.shape) {  // a vector of another width: nothing in it can be compared
+    stats.all.count = stats.all.broken = recorded.value.rows() * recorded.value.cols();
+    return stats;
+  }
   if (free != nullptr && free->shape != recorded.value.shape) free = nullptr;  // another number of experts
   const bool scores = IsScoreShaped(node);
   const std::int64_t tokens = static_cast<std::int64_t>(recorded.token_known.size()), cols = recorded.value.cols();
@@ -109,6 +116,11 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
     const std::int64_t t = scores ? r % tokens : r;
     if (t < range.begin || t >= range.end || !recorded.token_known[static_cast<std::size_t>(t)]) continue;
     const auto row = recorded.value.row(r);
+    // A query that is not finite spoils its masked scores as well, in engines that add the mask.
+    if (scores && std::ranges::any_of(replayed.exact.row(r), [](double f) { return std::isnan(f); })) {
+      stats.unjudged += cols;
+      continue;
+    }
     for (std::int64_t c = 0; c < cols; ++c) {
       const auto i = static_cast<std::size_t>(r * cols + c);
       const double x = row[static_cast<std::size_t>(c)], f = replayed.exact.data[i];

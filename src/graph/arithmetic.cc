@@ -62,7 +62,7 @@ double RoundToHalf(double value) {
   return std::bit_cast<double>(bits);
 }
 
-std::array<Arithmetic, 12> MakePolicies() {
+std::array<Arithmetic, 13> MakePolicies() {
   using enum Rounding;
   Arithmetic f64{.name = "f64"};
   Arithmetic f32{.name = "f32", .weights = kF32, .storage = kF32, .inner = kF32};
@@ -91,6 +91,8 @@ std::array<Arithmetic, 12> MakePolicies() {
   ggml_flash.flash_attention = true;
   Arithmetic ggml_f32_cache = named(ggml, "ggml-cpu+kv-f32");
   ggml_f32_cache.kv_cache = kNone;
+  Arithmetic bitnet = named(ggml, "bitnet-int8");
+  bitnet.dot_input = DotInput::kBitNet;
   Arithmetic jax_bf16 = named(bf16, "jax-bf16");
   jax_bf16.activation = ActivationKernel::kStoredSteps;
   jax_bf16.accumulate = Accumulate::kExact;
@@ -104,13 +106,14 @@ std::array<Arithmetic, 12> MakePolicies() {
           ggml,
           ggml_flash,
           ggml_f32_cache,
+          bitnet,
           named(f32, "jax-f32"),
           jax_bf16,
           ort_f32,
           named(f64, "torch-f64")};
 }
 
-const std::array<Arithmetic, 12>& Policies() {
+const std::array<Arithmetic, 13>& Policies() {
   static const auto policies = MakePolicies();
   return policies;
 }

@@ -30,6 +30,7 @@ void RoundAll(Rounding rounding, std::span<double> values);
 enum class DotInput : std::uint8_t {
   kAsStored,
   kGgml,  // to the weight's vec_dot_type: f16 -> f16, bf16 -> bf16, q4_0, q8_0 -> q8_0 blocks, K-quants -> q8_K blocks
+  kBitNet,  // bitnet.cpp: ternary weights take int8 codes, 127 over the largest of the token; all others as kGgml
 };
 
 // How products are summed. Engines sum in f32 in an order of their own (lanes, blocks), which few emulations have to the
@@ -66,6 +67,7 @@ struct Arithmetic {
   bool rope_angle_iterated = false;     // ggml: theta *= scale, pair by pair, in f32; else one power a pair
   ActivationKernel activation = ActivationKernel::kExact;
   Mixture mixture = Mixture::kByRank;
+  [[nodiscard]] bool is_ggml() const { return dot_input != DotInput::kAsStored; }
 };
 
 // A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.

@@ -76,6 +76,18 @@ std::string_view Name(Activation activation) {
   return "?";
 }
 
+std::string_view Name(PoolMode mode) {
+  switch (mode) {
+    case PoolMode::kFirst: return "cls";
+    case PoolMode::kLast: return "lasttoken";
+    case PoolMode::kMean: return "mean";
+    case PoolMode::kMax: return "max";
+    case PoolMode::kMeanSqrt: return "mean_sqrt_len_tokens";
+    case PoolMode::kWeightedMean: return "weightedmean";
+  }
+  return "?";
+}
+
 std::optional<Activation> ParseActivation(std::string_view name) {
   for (const auto& [known, activation] : kActivationNames) {
     if (known == name) return activation;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -157,8 +158,20 @@ struct ExpertsOp {
   double bias_factor = 1;
 };
 
-using Operation = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp,
-                               ScaleOp, GateOp, RouterProbsOp, TopExpertsOp, ExpertWeightsOp, ExpertsOp>;
+// An embedding model's tail. One row for the whole sequence, made of all tokens' rows; several modes stand side by side.
+// kMeanSqrt: the sum over the root of the count; kWeightedMean: token t counts t + 1 times.
+enum class PoolMode : std::uint8_t { kFirst, kLast, kMean, kMax, kMeanSqrt, kWeightedMean };
+struct PoolOp {
+  std::vector<PoolMode> modes = {PoolMode::kMean};
+};
+// A row divided by its length.
+struct UnitOp {};
+
+using Operation =
+    std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp, ScaleOp,
+                 GateOp, RouterProbsOp, TopExpertsOp, ExpertWeightsOp, ExpertsOp, PoolOp, UnitOp>;
+
+struct KernelFault;  // kernel_fault.h: what no model has and a kernel may do
 
 struct Node {
   NodeId id = kAbsent;
@@ -167,7 +180,9 @@ struct Node {
   Operation op;
   std::vector<NodeId> inputs;
   WeightId weight = kAbsent, bias = kAbsent;
-  bool wide = false;  // stored in the inner precision (f32), whatever the engine stores elsewhere
+  bool wide = false;    // stored in the inner precision (f32), whatever the engine stores elsewhere
+  bool pooled = false;  // one row for the whole sequence
+  std::shared_ptr<const KernelFault> fault = nullptr;  // only a hypothesis has one
 };
 
 // A weight of the model, in the file's own layout. Linear weights: [out, in].
@@ -202,6 +217,7 @@ struct Graph {
 };
 
 [[nodiscard]] std::string_view Name(Activation activation);
+[[nodiscard]] std::string_view Name(PoolMode mode);  // as sentence-transformers' pooling_mode
 [[nodiscard]] std::optional<Activation> ParseActivation(std::string_view name);  // HF's hidden_act names
 
 }  // namespace paritrace

@@ -7,6 +7,7 @@
 
 #include "core/decode.h"
 #include "core/error.h"
+#include "graph/kernel_fault.h"
 #include "graph/requantise.h"
 
 namespace paritrace {
@@ -73,34 +74,38 @@ Arithmetic Widened(Arithmetic arithmetic) {
 }  // namespace
 
 Value Compute(const Node& node, std::span<const Value* const> inputs, const Graph& graph, const RunInput& run,
-              const Arithmetic& policy) {
-  const Arithmetic arithmetic = node.wide ? Widened(policy) : policy;
+              const Arithmetic& arithmetic) {
+  if (node.fault != nullptr) return ComputeWithFault(node, inputs, graph, run, arithmetic);
   const auto weight = [&](WeightId id) -> const Weight* {
     return id == kAbsent ? nullptr : &graph.weights[static_cast<std::size_t>(id)];
   };
+  return ComputeOp(node, inputs, graph, weight(node.weight), weight(node.bias), run, arithmetic);
+}
+
+Value ComputeOp(const Node& node, std::span<const Value* const> inputs, const Graph& graph, const Weight* weight,
+                const Weight* bias, const RunInput& run, const Arithmetic& policy, SpecialFunction curve) {
+  const Arithmetic arithmetic = node.wide ? Widened(policy) : policy;
   return std::visit(
       Overloaded{
-          [&](const EmbedOp& op) { return ComputeEmbed(op, *weight(node.weight), run, arithmetic); },
-          [&](const NormOp& op) {
-            return ComputeNorm(op, *inputs[0], weight(node.weight), weight(node.bias), arithmetic);
-          },
-          [&](const LinearOp& op) {
-            return ComputeLinear(op, *inputs[0], *weight(node.weight), weight(node.bias), arithmetic);
-          },
+          [&](const EmbedOp& op) { return ComputeEmbed(op, *weight, run, arithmetic); },
+          [&](const NormOp& op) { return ComputeNorm(op, *inputs[0], weight, bias, arithmetic); },
+          [&](const LinearOp& op) { return ComputeLinear(op, *inputs[0], *weight, bias, arithmetic); },
           [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
-          [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic); },
-          [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic); },
+          [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic, curve); },
+          [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic, curve); },
           [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
-          [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic); },
+          [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic, curve); },
           [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },
-          [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic); },
-          [&](const GateOp& op) { return ComputeGate(op, *inputs[0], *inputs[1], arithmetic); },
+          [&](const ScaleOp& op) { return ComputeScale(op, *inputs[0], arithmetic, curve); },
+          [&](const GateOp& op) { return ComputeGate(op, *inputs[0], *inputs[1], arithmetic, curve); },
           [&](const RouterProbsOp&) { return ComputeRouterProbs(*inputs[0], arithmetic); },
           [&](const TopExpertsOp& op) { return ComputeTopExperts(op, *inputs[0]); },
           [&](const ExpertWeightsOp& op) { return ComputeExpertWeights(op, *inputs[0], *inputs[1], arithmetic); },
           [&](const ExpertsOp& op) {
-            return ComputeExperts(op, *inputs[0], *inputs[1], *inputs[2], graph, weight(node.bias), arithmetic);
+            return ComputeExperts(op, *inputs[0], *inputs[1], *inputs[2], graph, bias, arithmetic);
           },
+          [&](const PoolOp& op) { return ComputePool(op, *inputs[0], arithmetic); },
+          [&](const UnitOp&) { return ComputeUnit(*inputs[0], arithmetic); },
       },
       node.op);
 }

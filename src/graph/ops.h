@@ -2,6 +2,7 @@
 // they are rounded. With the policy f64 nothing is rounded and every sum runs in one fixed order.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,14 @@ struct RunInput {
 [[nodiscard]] Value Compute(const Node& node, std::span<const Value* const> inputs, const Graph& graph,
                             const RunInput& run, const Arithmetic& arithmetic);
 
+// A curve in place of the special function inside an op; nullptr: the right one.
+using SpecialFunction = const std::function<double(double)>*;
+
+// One op with its weight and bias given, whatever `node` names, and with another special function where there is one.
+[[nodiscard]] Value ComputeOp(const Node& node, std::span<const Value* const> inputs, const Graph& graph,
+                              const Weight* weight, const Weight* bias, const RunInput& run,
+                              const Arithmetic& arithmetic, SpecialFunction curve = nullptr);
+
 // Attention without stored scores, as a flash kernel does it: keys one by one with a running maximum and a running sum,
 // the weighted sum of V kept in the cache's precision (ggml-cpu: f16).
 //   q [tokens, heads * head_dim], k and v [tokens, kv_heads * head_dim]; result as q.
@@ -45,16 +54,18 @@ struct RunInput {
                                      const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeRope(const RopeOp& op, const Value& x, const RunInput& run, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
-                                  const Arithmetic& arithmetic);
-[[nodiscard]] Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic);
+                                  const Arithmetic& arithmetic, SpecialFunction tanh = nullptr);
+[[nodiscard]] Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic, SpecialFunction exp = nullptr);
 [[nodiscard]] Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v,
                                    const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs,
-                                      const Arithmetic& arithmetic);
+                                      const Arithmetic& arithmetic, SpecialFunction curve = nullptr);
 [[nodiscard]] Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic);
-[[nodiscard]] Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic,
+                                 SpecialFunction tanh = nullptr);
 
-[[nodiscard]] Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic);
+[[nodiscard]] Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic,
+                                SpecialFunction sigmoid = nullptr);
 [[nodiscard]] Value ComputeRouterProbs(const Value& logits, const Arithmetic& arithmetic);
 // A row with NaN in it has no most probable experts: NaN stands for their ids, and all that follows from them is NaN.
 [[nodiscard]] Value ComputeTopExperts(const TopExpertsOp& op, const Value& probs);
@@ -62,6 +73,14 @@ struct RunInput {
                                          const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeExperts(const ExpertsOp& op, const Value& x, const Value& experts, const Value& weights,
                                    const Graph& graph, const Weight* bias, const Arithmetic& arithmetic);
+
+// x [tokens, width]; result [1, width * modes].
+[[nodiscard]] Value ComputePool(const PoolOp& op, const Value& x, const Arithmetic& arithmetic);
+// Rows divided by their length.
+[[nodiscard]] Value ComputeUnit(const Value& x, const Arithmetic& arithmetic);
+
+// The true value of an activation.
+[[nodiscard]] double TrueActivation(Activation function, double x);
 
 // The key/value head that query head `head` reads.
 [[nodiscard]] std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads, bool tiled);

@@ -30,7 +30,7 @@ Value ScaledQuery(const ScoresOp& op, const Value& q, const Arithmetic& arithmet
 // ggml rounds the other operand to the cache's type before the product.
 std::vector<double> AgainstCache(const Value& value, const Arithmetic& arithmetic) {
   std::vector<double> rounded = value.data;
-  if (arithmetic.dot_input == DotInput::kGgml) RoundAll(arithmetic.kv_cache, rounded);
+  if (arithmetic.is_ggml()) RoundAll(arithmetic.kv_cache, rounded);
   return rounded;
 }
 
@@ -40,13 +40,13 @@ double Dot(const double* a, const double* b, std::int64_t n, const Arithmetic& a
   return sum.sum();
 }
 
-double ScaledScore(const ScoresOp& op, double dot, const Arithmetic& arithmetic) {
+double ScaledScore(const ScoresOp& op, double dot, const Arithmetic& arithmetic, SpecialFunction tanh) {
   const Rounding storage = arithmetic.storage;
   double score = Round(storage, dot);
   if (!op.scales_query) score = Round(storage, score * op.scale);
   if (op.softcap > 0) {
     score = Round(storage, score / op.softcap);
-    score = Round(storage, std::tanh(score));
+    score = Round(storage, tanh != nullptr ? (*tanh)(score) : std::tanh(score));
     score = Round(storage, score * op.softcap);
   }
   return score;
@@ -68,7 +68,7 @@ bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_posit
 }
 
 Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
-                    const Arithmetic& arithmetic) {
+                    const Arithmetic& arithmetic, SpecialFunction tanh) {
   const std::int64_t tokens = run.count();
   const std::vector<double> queries = AgainstCache(ScaledQuery(op, q, arithmetic), arithmetic),
                             keys = Cached(k, arithmetic);
@@ -85,14 +85,14 @@ Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const Ru
         }
         const double dot = Dot(queries.data() + t * q.cols() + head * op.head_dim,
                                keys.data() + s * k.cols() + kv * op.head_dim, op.head_dim, arithmetic);
-        row[static_cast<std::size_t>(s)] = ScaledScore(op, dot, arithmetic);
+        row[static_cast<std::size_t>(s)] = ScaledScore(op, dot, arithmetic, tanh);
       }
     }
   });
   return out;
 }
 
-Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic) {
+Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic, SpecialFunction exp) {
   const Rounding inner = arithmetic.inner;
   Value out(scores.shape);
   ParallelFor(scores.rows(), 32, [&](std::int64_t begin, std::int64_t end) {
@@ -106,7 +106,8 @@ Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic) {
       }
       Summer sum(arithmetic.reduce);
       for (std::size_t i = 0; i < in.size(); ++i) {
-        to[i] = in[i] == kMasked ? 0.0 : Round(inner, std::exp(Round(inner, in[i] - largest)));
+        const double below = Round(inner, in[i] - largest);
+        to[i] = in[i] == kMasked ? 0.0 : Round(inner, exp != nullptr ? (*exp)(below) : std::exp(below));
         sum.Add(to[i]);
       }
       const double total = Round(inner, sum.sum());

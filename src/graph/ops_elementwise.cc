@@ -108,8 +108,7 @@ double ApplyComposed(double x, Rounding storage) {
 }
 
 double ApplyWith(const Arithmetic& arithmetic, Activation function, double x) {
-  if (function == Activation::kGeluNew && arithmetic.dot_input != DotInput::kGgml)
-    return ApplyComposed(x, arithmetic.storage);
+  if (function == Activation::kGeluNew && !arithmetic.is_ggml()) return ApplyComposed(x, arithmetic.storage);
   switch (arithmetic.activation) {
     case ActivationKernel::kExact: return Apply(function, x);
     case ActivationKernel::kVector: return ApplyInSteps(function, x, arithmetic.inner);
@@ -122,12 +121,15 @@ double ApplyWith(const Arithmetic& arithmetic, Activation function, double x) {
 
 }  // namespace
 
-Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic) {
+double TrueActivation(Activation function, double x) { return Apply(function, x); }
+
+Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic,
+                        SpecialFunction curve) {
   const Rounding storage = arithmetic.storage;
   Value out(inputs[0]->shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     const double x = inputs[0]->data[i];
-    double y = ApplyWith(arithmetic, op.function, x);
+    double y = curve != nullptr ? (*curve)(x) : ApplyWith(arithmetic, op.function, x);
     y = Round(storage, y);
     if (inputs.size() > 1) y = Round(storage, y * inputs[1]->data[i]);
     out.data[i] = y;
@@ -149,14 +151,14 @@ Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Ar
   return out;
 }
 
-Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic) {
+Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmetic, SpecialFunction tanh) {
   const Rounding storage = arithmetic.storage;
   Value out(x.shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     double y = op.factor == 1 ? x.data[i] : Round(storage, x.data[i] * op.factor);
     if (op.softcap > 0) {
       y = Round(storage, y / op.softcap);
-      y = Round(storage, std::tanh(y));
+      y = Round(storage, tanh != nullptr ? (*tanh)(y) : std::tanh(y));
       y = Round(storage, y * op.softcap);
     }
     out.data[i] = y;
@@ -164,11 +166,15 @@ Value ComputeScale(const ScaleOp& op, const Value& x, const Arithmetic& arithmet
   return out;
 }
 
-Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic) {
+Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic,
+                  SpecialFunction sigmoid) {
   Value out = x;
   if (!op.applied) return out;
   for (std::int64_t t = 0; t < x.rows(); ++t) {
-    const double open = Round(arithmetic.storage, ApplyWith(arithmetic, Activation::kSigmoid, gate.row(t)[0]));
+    const double logit = gate.row(t)[0];
+    const double open =
+        Round(arithmetic.storage,
+              sigmoid != nullptr ? (*sigmoid)(logit) : ApplyWith(arithmetic, Activation::kSigmoid, logit));
     for (double& value : out.row(t)) value = Round(arithmetic.storage, value * open);
   }
   return out;

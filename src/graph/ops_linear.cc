@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "graph/dot_kernels.h"
 #include "graph/ops.h"
+#include "graph/product_input.h"
 #include "graph/requantise.h"
 
 namespace paritrace {
@@ -52,26 +53,16 @@ void RoundToQ8KBlocks(std::span<double> row) {
   }
 }
 
-void RoundDotInput(const Arithmetic& arithmetic, DType weight, std::span<double> row) {
-  if (arithmetic.dot_input != DotInput::kGgml) return;
-  switch (weight) {
-    case DType::kF16: return RoundAll(Rounding::kF16, row);
-    case DType::kBF16: return RoundAll(Rounding::kBF16, row);
-    case DType::kQ4_0:
-    case DType::kQ4_1:
-    case DType::kQ5_0:
-    case DType::kQ5_1:
-    case DType::kQ8_0:
-    case DType::kIQ4_NL: return RoundToQ8Blocks(row);
-    case DType::kQ2_K:
-    case DType::kQ3_K:
-    case DType::kQ4_K:
-    case DType::kQ5_K:
-    case DType::kQ6_K:
-    case DType::kTQ1_0:
-    case DType::kTQ2_0:
-    case DType::kIQ4_XS: return RoundToQ8KBlocks(row);
-    default: return;
+bool IsTernary(DType type) { return type == DType::kI2_S || type == DType::kTQ1_0 || type == DType::kTQ2_0; }
+
+// bitnet.cpp's quantize_row_i8_s: one scale a token, 127 over the largest magnitude, codes from f32 products.
+void RoundToInt8(std::span<double> row) {
+  double largest = 1e-5;
+  for (const double x : row) largest = std::max(largest, std::fabs(x));
+  const auto scale = static_cast<float>(127.0 / largest);
+  for (double& x : row) {
+    const float code = std::clamp(std::nearbyint(static_cast<float>(x) * scale), -128.0F, 127.0F);
+    x = static_cast<double>(code) / static_cast<double>(scale);
   }
 }
 
@@ -87,7 +78,7 @@ std::vector<T> Transposed(const Value& x, const Arithmetic& arithmetic, DType we
   std::vector<double> row(static_cast<std::size_t>(in));
   for (std::int64_t t = 0; t < x.rows(); ++t) {
     std::ranges::copy(x.row(t), row.begin());
-    RoundDotInput(arithmetic, weight, row);
+    RoundProductInput(arithmetic, weight, row);
     T* to = lanes.data() + (t / kLanes) * in * kLanes + t % kLanes;
     for (std::int64_t i = 0; i < in; ++i) to[i * kLanes] = static_cast<T>(row[static_cast<std::size_t>(i)]);
   }
@@ -143,6 +134,30 @@ void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Ar
 
 }  // namespace
 
+void RoundProductInput(const Arithmetic& arithmetic, DType weight, std::span<double> row) {
+  if (!arithmetic.is_ggml()) return;
+  if (arithmetic.dot_input == DotInput::kBitNet && IsTernary(weight)) return RoundToInt8(row);
+  switch (weight) {
+    case DType::kF16: return RoundAll(Rounding::kF16, row);
+    case DType::kBF16: return RoundAll(Rounding::kBF16, row);
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+    case DType::kQ5_0:
+    case DType::kQ5_1:
+    case DType::kQ8_0:
+    case DType::kIQ4_NL: return RoundToQ8Blocks(row);
+    case DType::kQ2_K:
+    case DType::kQ3_K:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+    case DType::kQ6_K:
+    case DType::kTQ1_0:
+    case DType::kTQ2_0:
+    case DType::kIQ4_XS: return RoundToQ8KBlocks(row);
+    default: return;
+  }
+}
+
 Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
                     const Arithmetic& arithmetic) {
   if (op.bits != BitLinear::kNone) return ComputeBitLinear(op, x, weight, bias, arithmetic);
@@ -163,7 +178,7 @@ Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, co
   }
   const std::vector<double> shift = VectorWeight(*bias, arithmetic);
   // torch adds the bias inside the product's accumulator and rounds once; ggml stores the product first.
-  const Rounding product = arithmetic.dot_input == DotInput::kGgml ? arithmetic.storage : arithmetic.inner;
+  const Rounding product = arithmetic.is_ggml() ? arithmetic.storage : arithmetic.inner;
   for (std::int64_t t = 0; t < out.rows(); ++t) {
     const auto row = out.row(t);
     for (std::size_t o = 0; o < row.size(); ++o) row[o] = Round(arithmetic.storage, Round(product, row[o]) + shift[o]);

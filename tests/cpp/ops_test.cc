@@ -182,5 +182,30 @@ TEST(Add, MissingTermsAndFactors) {
   EXPECT_EQ(sum.data[4], 2 * a.data[4] + b.data[4]);
 }
 
+TEST(Pool, MakesOneRowOfAllTokens) {
+  Value x({3, 2});
+  x.data = {1, -4, 2, 8, 6, 2};
+  struct Case {
+    PoolMode mode;
+    std::vector<double> expected;
+  };
+  for (const Case& test :
+       {Case{PoolMode::kFirst, {1, -4}}, Case{PoolMode::kLast, {6, 2}}, Case{PoolMode::kMean, {3, 2}},
+        Case{PoolMode::kMax, {6, 8}}, Case{PoolMode::kMeanSqrt, {9 / std::sqrt(3.0), 6 / std::sqrt(3.0)}},
+        Case{PoolMode::kWeightedMean, {23.0 / 6, 18.0 / 6}}}) {
+    EXPECT_EQ(ComputePool({{test.mode}}, x, Policy("f64")).data, test.expected) << Name(test.mode);
+  }
+  EXPECT_EQ(ComputePool({{PoolMode::kFirst, PoolMode::kMax}}, x, Policy("f64")).data,
+            (std::vector<double>{1, -4, 6, 8}));
+  x.data[2] = kNaN;
+  EXPECT_TRUE(std::isnan(ComputePool({{PoolMode::kMax}}, x, Policy("f64")).data[0]));
+}
+
+TEST(Unit, DividesByTheLengthAndLeavesZeroAlone) {
+  Value x({2, 2});
+  x.data = {3, 4, 0, 0};
+  EXPECT_EQ(ComputeUnit(x, Policy("f64")).data, (std::vector<double>{0.6, 0.8, 0, 0}));
+}
+
 }  // namespace
 }  // namespace paritrace
