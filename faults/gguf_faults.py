@@ -1,6 +1,5 @@
 """Mistakes in GGUF files, run by llama.cpp: a right file is written, and then edited in place with gguf-py."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -8,26 +7,27 @@ import gguf
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "models"), str(ROOT / "tests" / "python")]
 
-
-def load_module(path):
-    """A script of this repository as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+import tiny_gguf  # noqa: E402
+import write_gguf  # noqa: E402
 
 
 def write(folder, path, type_name):
-    """Writes the Hugging Face model in `folder` as GGUF."""
+    """Writes the Hugging Face model in `folder` as GGUF. type_name: of the matrices, a key of tiny_gguf.TYPES or K_QUANTS."""
     from paritrace import hf
 
+    if type_name in tiny_gguf.K_QUANTS:
+        plain = path.with_suffix(".f32")
+        write(folder, plain, "f32")
+        tiny_gguf.quantize(plain, path, type_name)
+        plain.unlink()
+        return
     model = hf.load(folder, "f32")
     if model.config.model_type == "llama":
-        load_module(ROOT / "models" / "write_gguf.py").write_gguf(folder, path, type_name)
+        write_gguf.write_gguf(folder, path, type_name)
     else:
-        load_module(ROOT / "tests" / "python" / "tiny_gguf.py").write(model, path, type_name)
+        tiny_gguf.write(model, path, type_name)
 
 
 class File:
@@ -42,6 +42,9 @@ class File:
     def data(self, name):
         """The tensor's values, or the bytes of its blocks."""
         return self.tensors[name].data
+
+    def has(self, part):
+        return f"blk.{self.layers[0]}.{part}" in self.tensors
 
     def each(self, part):
         return [self.data(f"blk.{i}.{part}") for i in self.layers]
@@ -59,7 +62,59 @@ def rope_theta(file, base):
 
 
 def norm_eps(file, eps):
-    file.set_number("attention.layer_norm_rms_epsilon", eps)
+    key = "attention.layer_norm_epsilon" if "bert" in file.architecture else "attention.layer_norm_rms_epsilon"
+    file.set_number(key, eps)
+
+
+def experts_used(file, count):
+    file.set_number("expert_used_count", count)
+
+
+def softcap(file, key, cap):
+    file.set_number(key, cap)
+
+
+def experts_exchanged(file, first, second):
+    """Two experts' weights, the router left as it is."""
+    for part in ("gate", "up", "down"):
+        for data in file.each(f"ffn_{part}_exps.weight") if file.has(f"ffn_{part}_exps.weight") else []:
+            kept = data[first].copy()
+            data[first] = data[second]
+            data[second] = kept
+
+
+def rows_rolled(file, tensor, by):
+    """Rows of a table, all shifted: token ids or positions that are off."""
+    data = file.data(tensor)
+    data[:] = np.roll(data, -by, 0)
+
+
+def rows_unpermuted(file, tensor, heads):
+    """Rows in half-split order where llama.cpp rotates neighbours: a converter that left out the permutation."""
+    for data in file.each(tensor):
+        split = data.reshape(heads, data.shape[0] // heads // 2, 2, *data.shape[1:])
+        data[:] = split.swapaxes(1, 2).reshape(data.shape)
+
+
+def block_scales(file, tensor, factor, blocks):
+    """The f16 scale of every `blocks`-th block of a q8_0 tensor is off by a factor."""
+    for data in file.each(tensor):
+        scales = data.reshape(-1, 34)[::blocks, :2].copy().view(np.float16)
+        data.reshape(-1, 34)[::blocks, :2] = (scales * np.float16(factor)).view(np.uint8)
+
+
+def nibbles_exchanged(file, tensor):
+    """Low and high nibbles of a q4_0 tensor change places."""
+    for data in file.each(tensor):
+        blocks = data.reshape(-1, 18)
+        blocks[:, 2:] = (blocks[:, 2:] >> 4) | (blocks[:, 2:] << 4)
+
+
+def zero_point(file, tensor, by):
+    """Every code of a q8_0 tensor is off by one."""
+    for data in file.each(tensor):
+        codes = data.reshape(-1, 34)[:, 2:]
+        codes[:] = np.clip(codes.view(np.int8).astype(np.int16) + by, -128, 127).astype(np.int8).view(np.uint8)
 
 
 def norm_weight_scale(file, tensor, factor):

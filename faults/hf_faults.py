@@ -4,37 +4,13 @@ Nothing of paritrace computes the faulty values: what is patched is the code and
 """
 
 import functools
-import importlib
 
+import hf_families
 import torch
 import torch.nn.functional as F
+from hf_patient import Patient
 
-
-class Patient:
-    """A loaded model whose code can be patched until `heal` is called."""
-
-    def __init__(self, model, layers):
-        self.model = model
-        self.inner = model.model
-        self.code = importlib.import_module(type(model).__module__)
-        self.layers = layers  # numbers of the layers that the mistake is in
-        self.undo = []
-
-    def patch(self, owner, name, value):
-        """Puts `value` in place of an attribute; `heal` takes it back."""
-        own = name in vars(owner)
-        before = getattr(owner, name)
-        self.undo.append((owner, name, before if own else None))
-        setattr(owner, name, value)
-        return before
-
-    def heal(self):
-        for owner, name, before in reversed(self.undo):
-            delattr(owner, name) if before is None else setattr(owner, name, before)
-        self.undo.clear()
-
-    def blocks(self):
-        return [(i, self.inner.layers[i]) for i in self.layers]
+__all__ = ["Patient", "inject"]
 
 
 # ---- rope ----
@@ -136,27 +112,18 @@ def rope_partial(patient, width):
 # ---- norm ----
 
 
-def norms(patient, role):
-    if role == "final_norm":
-        return [patient.inner.norm]
-    name = {"attn.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"}.get(role)
-    if name:
-        return [getattr(block, name) for _, block in patient.blocks()]
-    return [getattr(block.self_attn, role.split(".")[-1]) for _, block in patient.blocks()]
-
-
 def norm_eps(patient, role, eps):
-    for norm in norms(patient, role):
-        norm.variance_epsilon = eps
+    for norm in patient.modules(role):
+        setattr(norm, "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps", eps)
 
 
 def norm_weight_missing(patient, role):
-    for norm in norms(patient, role):
+    for norm in patient.modules(role):
         norm.weight.data.fill_(1)
 
 
 def patch_norms(patient, role, forward):
-    for norm in norms(patient, role):
+    for norm in patient.modules(role):
         patient.patch(norm, "forward", functools.partial(forward, norm, norm.forward))
 
 
@@ -165,12 +132,12 @@ def norm_weight_twice(patient, role):
 
 
 def norm_weight_plus_one(patient, role):
-    for norm in norms(patient, role):
+    for norm in patient.modules(role):
         norm.weight.data += 1
 
 
 def norm_weight_scale(patient, role, factor):
-    for norm in norms(patient, role):
+    for norm in patient.modules(role):
         norm.weight.data *= factor
 
 
@@ -179,10 +146,29 @@ def norm_type(patient, role):
 
 
 def norm_wrong_weight(patient, role, source):
-    name = {"attn.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"}[role]
-    other = getattr(patient.inner.layers[source], name).weight.data.clone()
-    for norm in norms(patient, role):
+    other = patient.modules_of_layer(role, source).weight.data.clone()
+    for norm in patient.modules(role):
         norm.weight.data = other.clone()
+
+
+def norm_axis(patient, role):
+    """Each head's norm taken over the whole projection."""
+
+    def whole(norm, once, x):
+        wide = x.float()
+        mean = wide.pow(2).mean((-2, -1), keepdim=True)
+        return norm.weight * (wide * torch.rsqrt(mean + norm.variance_epsilon)).to(x.dtype)
+
+    patch_norms(patient, role, whole)
+
+
+def norm_low_precision(patient, role):
+    """Mean square and root in the model's own type, as where the cast to f32 was forgotten."""
+
+    def narrow(norm, once, x):
+        return norm.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon))
+
+    patch_norms(patient, role, narrow)
 
 
 # ---- attention ----
@@ -288,47 +274,33 @@ def attn_kv_swapped(patient):
 
 # ---- linears ----
 
-LINEARS = {
-    "attn.q": "self_attn.q_proj",
-    "attn.k": "self_attn.k_proj",
-    "attn.v": "self_attn.v_proj",
-    "attn.out": "self_attn.o_proj",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.out": "mlp.down_proj",
-}
-
-
-def linears(patient, role):
-    return [block.get_submodule(LINEARS[role]) for _, block in patient.blocks()]
-
 
 def linear_bias_missing(patient, role):
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         linear.bias = None
 
 
 def linear_transposed(patient, role):
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         linear.weight.data = linear.weight.data.T.contiguous()
 
 
 def linear_wrong_layer(patient, role, source):
-    other = patient.inner.layers[source].get_submodule(LINEARS[role])
-    for linear in linears(patient, role):
+    other = patient.modules_of_layer(role, source)
+    for linear in patient.modules(role):
         linear.load_state_dict(other.state_dict())
 
 
 def linear_permuted(patient, role):
     """Rows as a converter for interleaved pairs would lay them out."""
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         rows, columns = linear.weight.shape
         dim = rows // 4
         linear.weight.data = linear.weight.data.view(4, 2, dim // 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 def linear_weight_scale(patient, role, factor):
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         linear.weight.data *= factor
 
 
@@ -424,7 +396,7 @@ def head_final_norm_missing(patient):
 
 def noise(patient, role, size):
     """Random errors of `size` of the value, from a fixed seed."""
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         real, generator = linear.forward, torch.Generator().manual_seed(5)
 
         def forward(x, real=real, generator=generator):
@@ -436,7 +408,7 @@ def noise(patient, role, size):
 
 def channel_dead(patient, role, channel):
     """One output channel stays zero, as of a tile that was never written."""
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         real = linear.forward
 
         def forward(x, real=real):
@@ -449,14 +421,14 @@ def channel_dead(patient, role, channel):
 
 def cubic(patient, role, size):
     """An output that bends: y + size * y^3."""
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         real = linear.forward
         patient.patch(linear, "forward", lambda x, real=real: (lambda y: y + size * y**3)(real(x)))
 
 
 def rows_mixed(patient, role, share):
     """Each token's output leaks into the next token's."""
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         real = linear.forward
 
         def forward(x, real=real):
@@ -491,10 +463,83 @@ def norm_power(patient, role, power):
 def weight_noise(patient, role, size):
     """A weight of another training step: everywhere a little different."""
     generator = torch.Generator().manual_seed(9)
-    for linear in linears(patient, role):
+    for linear in patient.modules(role):
         linear.weight.data *= 1 + size * torch.randn(linear.weight.shape, generator=generator).to(linear.weight.dtype)
 
 
+# ---- in a part of a site only: one head, one row, some tokens ----
+
+
+def part_scaled(patient, role, factor, channels=None, tokens=None):
+    """Some channels, or the tokens from the `tokens`-th on (negative: from the end), of a linear are off by a factor."""
+    for linear in patient.modules(role):
+        real = linear.forward
+
+        def forward(x, real=real):
+            y = real(x).clone()
+            rows = slice(tokens, None) if tokens is not None else slice(None)
+            columns = slice(*channels) if channels is not None else slice(None)
+            y[..., rows, columns] *= factor
+            return y
+
+        patient.patch(linear, "forward", forward)
+
+
+def row_replaced(patient, role, row, source):
+    """One row of a weight is another one's."""
+    for linear in patient.modules(role):
+        linear.weight.data[row] = linear.weight.data[source].clone()
+
+
+def heads_exchanged(patient, role, first, second, width):
+    """The rows of two heads of a weight are exchanged."""
+    for linear in patient.modules(role):
+        rows = linear.weight.data.clone()
+        a, b = slice(first * width, (first + 1) * width), slice(second * width, (second + 1) * width)
+        linear.weight.data[a], linear.weight.data[b] = rows[b], rows[a]
+
+
+def last_token_unmasked(patient, key):
+    """The last query alone misses one key."""
+    patch_attention(
+        patient,
+        with_mask(lambda allowed, row, column: allowed & ~((row == row.max()) & (column == key))),
+    )
+
+
+# ---- the precision of one step ----
+
+
+def rope_table_in_bf16(patient):
+    """cos and sin rounded to bf16, in a model of any type."""
+    patch_rope(patient, both(lambda x, cos, sin: half_split(x, *(t.bfloat16().to(x.dtype) for t in (cos, sin)))))
+
+
+def linear_in_f16(patient, role):
+    """The output of a linear is rounded to f16."""
+    for linear in patient.modules(role):
+        real = linear.forward
+        patient.patch(linear, "forward", lambda x, real=real: real(x).half().to(x.dtype))
+
+
+def weights_in_bf16(patient, role):
+    for linear in patient.modules(role):
+        linear.weight.data = linear.weight.data.bfloat16().to(linear.weight.dtype)
+
+
+def scores_overflow(patient, limit):
+    """Scores saturate at a limit, as in a type that is too narrow."""
+
+    def compute(real, module, query, key, value, mask, scaling, **rest):
+        n = module.num_key_value_groups
+        scores = torch.matmul(query, patient.code.repeat_kv(key, n).transpose(2, 3)) * scaling
+        scores = scores.clamp(-limit, limit)
+        probs = F.softmax(scores if mask is None else scores + mask, -1, dtype=torch.float32).to(query.dtype)
+        return torch.matmul(probs, patient.code.repeat_kv(value, n)).transpose(1, 2).contiguous(), probs
+
+    patch_attention(patient, compute)
+
+
 def inject(patient, name, parameters):
-    """Applies the fault `name` of this file."""
-    globals()[name](patient, **parameters)
+    """Applies the fault `name` of this file or of hf_families.py."""
+    (globals().get(name) or getattr(hf_families, name))(patient, **parameters)

@@ -102,9 +102,11 @@ void ProposeFrequencies(const SearchSite& site, const std::vector<Node>& ropes, 
 }
 
 void ProposePositions(const SearchSite& site, const std::vector<Node>& ropes, std::vector<Hypothesis>& out) {
-  std::vector<std::int64_t> offsets = {1, -1, 2, -2, 3, -3, 4, -4};
+  const std::int64_t farthest = site.segment().size() <= 4 ? 16 : 4;  // long stretches take long to replay
+  std::vector<std::int64_t> offsets;
+  for (std::int64_t offset = 1; offset <= farthest; ++offset) offsets.insert(offsets.end(), {offset, -offset});
   for (const TraceStep& step : site.replay().recording().steps) {
-    if (step.start > 4) offsets.push_back(-step.start);  // a step that counts from 0 again
+    if (step.start > farthest) offsets.push_back(-step.start);  // a step that counts from 0 again
   }
   for (const std::int64_t offset : offsets) {
     out.push_back(

@@ -12,8 +12,9 @@
 namespace paritrace {
 namespace {
 
-constexpr double kMaskedBelow = -1e30;    // the format's mark of a masked score
-constexpr double kMaskedHalf = -65504.0;  // f16 has no such number: its lowest stands for it
+constexpr double kMaskedBelow = -1e30;  // the format's mark of a masked score
+// f16 has no such number: its lowest stands for it, with a score added that may move it by some of the steps of 32 there.
+constexpr double kMaskedHalf = -65504.0 + 8 * 32;
 
 // Chosen experts and their weights are as many a token as the subject uses, which may be another number than MODEL's.
 bool HasOwnWidth(const Node& node) {
@@ -47,7 +48,8 @@ std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
 
 void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node,
                  RecordedSite& site) {
-  const Shape shape = WithoutLeadingOnes(entry.tensor.shape, 3);
+  Shape shape = WithoutLeadingOnes(entry.tensor.shape, 3);
+  if (shape.size() == 2 && site.value.shape[0] == 1) shape.insert(shape.begin(), 1);  // a single head
   const std::int64_t tokens = site.value.shape[1], keys = step.start + step.count;
   // A cache that drops what has left a sliding window holds only the last keys; the others are masked.
   const bool may_be_cut = step.start > 0 && shape.size() == 3 && shape[2] >= step.count;

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <optional>
 
 #include <fmt/format.h>
+
+#include "diagnose/propose_factors.h"
 
 namespace paritrace {
 namespace {
@@ -29,6 +32,9 @@ constexpr double kApproximates = 0.25;
 // A mistake below the noise is named if chance would do so in fewer than one site of a million.
 constexpr double kChance = 1e-6;
 constexpr double kAboveOrder = 8;
+// Clean runs of engines that are not emulated step by step stay within twice the floor (verdict.h). What leaves more is near
+// the truth at best, and named without confidence.
+constexpr double kLooseRatio = 2, kLooseConfidence = 0.4;
 
 struct Outcome {
   Hypothesis hypothesis;
@@ -112,6 +118,24 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
   }
 }
 
+std::vector<Outcome> Weigh(const Replay& replay, NodeId target, const SearchSite& site, const Scope& flagged,
+                           std::vector<Hypothesis> proposed) {
+  const double before = site.Residual(site.base(), Replay::Pass::kPredicted);
+  std::vector<Outcome> outcomes;
+  for (Hypothesis& hypothesis : proposed) {
+    const double residual = site.Residual(hypothesis.edit, Replay::Pass::kPredicted);
+    if (residual < kWorthTrying * before)
+      outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
+  }
+  std::ranges::stable_sort(outcomes,
+                           [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
+  if (outcomes.size() > kTried) outcomes.resize(kTried);
+  const std::vector<Scope> scopes = ScopesOf(flagged);
+  const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
+  for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, outcome);
+  return outcomes;
+}
+
 std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
                          const Edit& base) {
   const Scope flagged = FlaggedScope(stats, flags);
@@ -128,20 +152,18 @@ std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& s
   } else {
     ProposePool(site, proposed);  // no other mistake changes a width
   }
-  const double before = site.Residual(base, Replay::Pass::kPredicted);
-  std::vector<Outcome> outcomes;
-  for (Hypothesis& hypothesis : proposed) {
-    const double residual = site.Residual(hypothesis.edit, Replay::Pass::kPredicted);
-    if (residual < kWorthTrying * before)
-      outcomes.push_back({.hypothesis = std::move(hypothesis), .residual = residual});
-  }
-  std::ranges::stable_sort(outcomes,
-                           [](const Outcome& a, const Outcome& b) { return a.residual < b.residual * 0.999; });
-  if (outcomes.size() > kTried) outcomes.resize(kTried);
-  const std::vector<Scope> scopes = ScopesOf(flagged);
-  const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
-  for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, outcome);
-  return outcomes;
+  return Weigh(replay, target, site, flagged, std::move(proposed));
+}
+
+// A number that was fitted may do the work of a factor elsewhere in the stretch: those are weighed against it.
+void AddInnerFactors(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
+                     std::vector<Outcome>& outcomes) {
+  if (replay.Exact(target).shape != replay.recording().At(target).value.shape) return;
+  const Scope flagged = FlaggedScope(stats, flags);
+  const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads});
+  std::vector<Hypothesis> proposed;
+  ProposeInnerFactors(site, proposed);
+  std::ranges::move(Weigh(replay, target, site, flagged, std::move(proposed)), std::back_inserter(outcomes));
 }
 
 // What is left of the error, with a share of what no prediction can know, so that two exact explanations tie.
@@ -207,12 +229,30 @@ std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outc
   return rivals;
 }
 
-Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes) {
+// Brings the site near its noise, and leaves more than clean engines do.
+bool IsLoose(const Outcome& best) {
+  const double limit = SizeLimit(best.stats.all.count) / SizeLimit(std::numeric_limits<std::int64_t>::max());
+  return best.hypothesis.parameters > 0 && !(best.stats.all.ratio() <= kLooseRatio * limit);
+}
+
+// The same mistake in another form, such as another activation, that explains as much.
+const Outcome* OtherForm(const Outcome& best, const std::vector<Outcome>& outcomes) {
+  for (const Outcome& outcome : outcomes) {
+    if (outcome.accepted && outcome.hypothesis.cause == best.hypothesis.cause && outcome.hypothesis.found.is_string() &&
+        outcome.hypothesis.found != best.hypothesis.found &&
+        Leftover(outcome.stats) <= kTie * Leftover(best.stats) + 1e-300) {
+      return &outcome;
+    }
+  }
+  return nullptr;
+}
+
+Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes, std::size_t stretch = 1) {
   const std::vector<const Outcome*> rivals = RivalsOf(best, outcomes);
   // A fitted number that could absorb the effect is a weaker rival than another mistake without any.
   const bool tied = std::ranges::any_of(
       rivals, [&](const Outcome* rival) { return rival->hypothesis.parameters <= best.hypothesis.parameters; });
-  Finding finding{.causes = {Name(best.hypothesis, tied ? 1.0 / (1.0 + static_cast<double>(rivals.size())) : 0.99)},
+  Finding finding{.causes = {Name(best.hypothesis, tied ? 0.99 / (1.0 + static_cast<double>(rivals.size())) : 0.99)},
                   .where = best.where,
                   .edit = best.hypothesis.edit};
   for (const Outcome* rival : rivals) {
@@ -220,8 +260,22 @@ Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes) {
   }
   if (tied) {
     finding.alternatives.insert(finding.alternatives.begin(), {best.hypothesis.cause, finding.causes[0].confidence});
-    finding.causes[0].statement += fmt::format(
-        "; this input cannot tell it from {}: use a longer prompt with other tokens", rivals[0]->hypothesis.cause);
+    finding.causes[0].statement +=
+        fmt::format("; this input cannot tell it from {}: {}", rivals[0]->hypothesis.cause,
+                    stretch > 1 ? "record the sites between" : "use a longer prompt with other tokens");
+  }
+  if (const Outcome* other = OtherForm(best, outcomes)) {
+    finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
+    finding.causes[0].statement += fmt::format("; {} explains as much", other->hypothesis.found.dump());
+  }
+  if (best.hypothesis.parameters > 0 && stretch > kLongestStretch) {
+    finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
+    finding.causes[0].statement += "; over so many steps other mistakes look alike: record the sites between";
+  }
+  if (IsLoose(best)) {
+    finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
+    finding.causes[0].statement +=
+        fmt::format("; {:.2g} times the noise is left, so it may only look like that", best.stats.all.ratio());
   }
   return finding;
 }
@@ -264,11 +318,38 @@ Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, con
   return finding;
 }
 
+// A constant that is kept in the type of the tensors it meets is a rounding, and no other constant.
+bool IsRoundedConstant(const Hypothesis& hypothesis, Rounding storage) {
+  if (!hypothesis.expected.is_number() || !hypothesis.found.is_number()) return false;
+  const double expected = hypothesis.expected.get<double>(), kept = Round(storage, expected);
+  return std::fabs(hypothesis.found.get<double>() - kept) < 0.5 * std::fabs(expected - kept);
+}
+
+// How far a mistake moves the values before they are rounded, against the roundings inside the op: a row's f32 mean or sum. A
+// value misses the prediction where it lies next to a rounding boundary, and that is where any small change moves it:
+// of those that the mistake moves, this share may miss by the inner roundings alone.
+double ShareWithinInnerNoise(const Replay& replay, NodeId target, const Edit& edit) {
+  const Value &right = replay.Exact(target), wrong = replay.Evaluate(target, Replay::Pass::kExact, edit);
+  double moved = 0, signal = 0;
+  for (std::size_t i = 0; i < right.data.size(); ++i) {
+    if (!std::isfinite(right.data[i]) || !std::isfinite(wrong.data[i])) continue;
+    moved += (wrong.data[i] - right.data[i]) * (wrong.data[i] - right.data[i]);
+    signal += right.data[i] * right.data[i];
+  }
+  const double inner = std::sqrt(static_cast<double>(right.cols()) * signal) * HalfUlp(Rounding::kF32, 1.0);
+  return moved == 0 ? 1.0 : std::min(1.0, inner / std::sqrt(moved));
+}
+
 }  // namespace
 
 Finding ExplainFlagged(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags) {
-  const std::vector<Outcome> outcomes = Try(replay, target, stats, flags, {});
-  if (const Outcome* best = Best(outcomes)) return FromBest(*best, outcomes);
+  std::vector<Outcome> outcomes = Try(replay, target, stats, flags, {});
+  const Outcome* best = Best(outcomes);
+  if (best == nullptr || best->hypothesis.parameters > 0 || best->hypothesis.last_resort) {
+    AddInnerFactors(replay, target, stats, flags, outcomes);
+    best = Best(outcomes);
+  }
+  if (best != nullptr) return FromBest(*best, outcomes, replay.Segment(target).size());
   if (auto pair = ExplainByTwo(replay, target, stats, flags, outcomes)) return *pair;
   return Unknown(replay, target, stats, flags, outcomes);
 }
@@ -283,6 +364,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
   std::vector<Outcome> outcomes;
   const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   for (Hypothesis& hypothesis : proposed) {
+    if (IsRoundedConstant(hypothesis, StorageOf(node, replay.arithmetic()))) continue;
     const Value wrong = replay.Evaluate(target, Replay::Pass::kPredicted, hypothesis.edit);
     std::int64_t wins = 0, losses = 0, compared = 0;
     double along = 0, square = 0, left = 0;
@@ -308,7 +390,10 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     // where this mistake moves the prediction, and in its direction, has the chance below, for each mistake that is tried.
     const double place =
         static_cast<double>(wins + losses) / (2.0 * static_cast<double>(std::max<std::int64_t>(compared, 1)));
-    const double chance = std::pow(place, static_cast<double>(wins)) * static_cast<double>(proposed.size());
+    const auto chance_of = [&](double share) {
+      return std::pow(share, static_cast<double>(wins)) * static_cast<double>(proposed.size());
+    };
+    const double chance = chance_of(place);
     // Where results are stored in f32, a whole row shares the rounding of its mean or its sum, which no chance of single
     // values describes: there the mistake must stand well above what the order of summation leaves.
     const bool above_order =
@@ -316,6 +401,9 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 &&
                           std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive) continue;
+    const double near = ShareWithinInnerNoise(replay, target, hypothesis.edit) / 2;  // and half of them the other way
+    if (StorageOf(node, replay.arithmetic()) != Rounding::kF32 && !(chance_of(std::max(place, near)) < kChance))
+      continue;
     Outcome outcome{.hypothesis = std::move(hypothesis), .accepted = true};
     outcome.stats = Measure(replay, node, EvaluateAll(replay, target, outcome.hypothesis.edit));
     outcomes.push_back(std::move(outcome));

@@ -18,11 +18,17 @@ std::vector<double> Cached(const Value& value, const Arithmetic& arithmetic) {
   return cached;
 }
 
+// JAX gives a Python number the type of the array that it meets; elsewhere it stays what it is.
+double Constant(const Arithmetic& arithmetic, double number) {
+  return arithmetic.activation == ActivationKernel::kStoredSteps ? Round(arithmetic.storage, number) : number;
+}
+
 // Queries as the product takes them: scaled first where the model says so.
 Value ScaledQuery(const ScoresOp& op, const Value& q, const Arithmetic& arithmetic) {
   Value scaled = q;
   if (op.scales_query) {
-    for (double& value : scaled.data) value = Round(arithmetic.storage, value * op.scale);
+    const double scale = Constant(arithmetic, op.scale);
+    for (double& value : scaled.data) value = Round(arithmetic.storage, value * scale);
   }
   return scaled;
 }
@@ -43,11 +49,12 @@ double Dot(const double* a, const double* b, std::int64_t n, const Arithmetic& a
 double ScaledScore(const ScoresOp& op, double dot, const Arithmetic& arithmetic, SpecialFunction tanh) {
   const Rounding storage = arithmetic.storage;
   double score = Round(storage, dot);
-  if (!op.scales_query) score = Round(storage, score * op.scale);
+  if (!op.scales_query) score = Round(storage, score * Constant(arithmetic, op.scale));
   if (op.softcap > 0) {
-    score = Round(storage, score / op.softcap);
+    const double cap = Constant(arithmetic, op.softcap);
+    score = Round(storage, score / cap);
     score = Round(storage, tanh != nullptr ? (*tanh)(score) : std::tanh(score));
-    score = Round(storage, score * op.softcap);
+    score = Round(storage, score * cap);
   }
   return score;
 }

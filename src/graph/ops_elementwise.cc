@@ -83,8 +83,9 @@ double RationalSigmoid(double x) {
   return std::clamp(horner(kNumerator) * z / horner(kDenominator) + 0.5f, 0.0f, 1.0f);
 }
 
-// ONNX writes SiLU as a product with a sigmoid, whose result is stored.
+// ONNX writes SiLU as a product with a sigmoid, and GELU step by step: every result is stored.
 double ApplyRational(Activation function, double x, Rounding storage) {
+  if (function == Activation::kGeluErf || function == Activation::kGeluTanh) return ApplyInSteps(function, x, storage);
   if (function == Activation::kSilu) return x * RationalSigmoid(x);
   if (function == Activation::kGeluQuick) return x * RationalSigmoid(Round(storage, 1.702 * x));
   if (function == Activation::kSigmoid) return RationalSigmoid(x);

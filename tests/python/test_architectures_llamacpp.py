@@ -1,9 +1,13 @@
 """llama.cpp on the same architectures: its runs are within noise of its own files, and of the folders they came from."""
 
+import gguf
+import gguf_faults
 import pytest
 import tiny_gguf
 import tiny_models
 from paritrace import llamacpp
+
+import models
 
 NAMES = ["bert", "gemma2", "mixtral", "qwen2_moe"]
 MATMULS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "moe.router_logits")
@@ -50,6 +54,23 @@ def test_a_right_file_is_within_noise(model, type_name, flash, tmp_path):
             assert row["left_nmse"] <= 1e-12, row  # 1e-6 of the output
         if site == "mlp.act":  # GELU from a table of f16 numbers: 3e-4 of the output, and predicted
             assert row["left_nmse"] <= 1e-10, row
+
+
+@pytest.mark.parametrize("flash", ["on", "off"])
+@pytest.mark.parametrize("type_name", ["q4_0", *tiny_gguf.K_QUANTS])
+@pytest.mark.parametrize("name", ["llama-wide", "qwen2-wide"])
+def test_k_quants_leave_a_millionth_at_every_matmul(name, type_name, flash, tmp_path):
+    """Rows of 256 and 512: whole super-blocks, quantised by llama.cpp itself."""
+    file = tmp_path / "m.gguf"
+    gguf_faults.write(models.folder_of(name, tmp_path), file, type_name)
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(file).tensors if len(t.shape) > 1}
+    assert set(kinds.values()) == {type_name.upper()} and len(kinds) == 2 + 2 * 7
+    llamacpp.run(file, tmp_path / "t", tokens=tiny_models.prompt(20), flash_attention=flash, decode=2)
+    result = tiny_models.diagnose(tmp_path / "t", file)
+    assert result["defects"] == []
+    rows = [row for row in result["noise"] if row["site"].split(".", 2)[-1] in (*MATMULS, "mlp.out", "logits")]
+    assert len(rows) == 3 * (2 * 7 + 1)
+    assert [row for row in rows if not row["left_nmse"] <= 1e-12] == []
 
 
 @pytest.mark.parametrize("flash", ["on", "off"])

@@ -5,7 +5,9 @@ layout of stacked experts.
 """
 
 import gguf
+import llama_cpp
 import numpy as np
+from llama_cpp._utils import suppress_stdout_stderr
 
 TYPES = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -17,6 +19,12 @@ TYPES = {
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "tq2_0": (gguf.GGMLQuantizationType.TQ2_0, gguf.LlamaFileType.MOSTLY_TQ2_0),
     "tq1_0": (gguf.GGMLQuantizationType.TQ1_0, gguf.LlamaFileType.MOSTLY_TQ1_0),
+}
+# Types that gguf-py cannot write: llama.cpp quantises the f32 file itself. Rows must be divisible by 256.
+K_QUANTS = {
+    "q4_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_S,
+    "q5_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_S,
+    "q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
 }
 # llama.cpp's name of an architecture, where it is another one than Hugging Face's.
 ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe"}
@@ -38,6 +46,16 @@ def write(model, path, type_name="f32", pooling=gguf.PoolingType.NONE):
     else:
         add_decoder(writer, config)
     write_tensors(writer, tensors_of(model, kind), type_name)
+
+
+def quantize(source, target, type_name):
+    """Writes the f32 GGUF `source` with every matrix in a type of K_QUANTS. Errors: RuntimeError if llama.cpp refuses."""
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.pure, options.nthread = K_QUANTS[type_name], True, 1
+    with suppress_stdout_stderr(disable=False):
+        status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), options)
+    if status != 0:
+        raise RuntimeError(f"{source}: llama_model_quantize returned {status}")
 
 
 def start(path, kind, config, type_name):

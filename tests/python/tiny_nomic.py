@@ -1,0 +1,84 @@
+"""A small nomic-bert-moe of random weights, as a GGUF and as a folder with the names of the model's own code."""
+
+import json
+import types
+
+import gguf
+import numpy as np
+import tiny_gguf
+import tiny_models
+from safetensors.numpy import save_file
+
+LAYERS, HIDDEN, WIDTH, EXPERTS, USED = 4, 64, 160, 6, 2
+CONFIG = types.SimpleNamespace(max_position_embeddings=128, hidden_size=HIDDEN, num_hidden_layers=LAYERS, intermediate_size=WIDTH,
+                               num_attention_heads=4, vocab_size=tiny_models.VOCABULARY, layer_norm_eps=1e-5, type_vocab_size=1)  # fmt: skip
+
+
+def weights():
+    """{name in the GGUF: array}, and the experts' shared bias of each mixture, which a GGUF has no place for."""
+    random = np.random.default_rng(1)
+
+    def matrix(*shape):
+        return (random.standard_normal(shape) * 1.3 / np.sqrt(shape[-1])).astype(np.float32)
+
+    def vector(size, around=0.0):
+        return (around + 0.3 * random.standard_normal(size)).astype(np.float32)
+
+    def norm(name):
+        return {f"{name}.weight": vector(HIDDEN, 1.0), f"{name}.bias": vector(HIDDEN)}
+
+    tensors = {"token_embd.weight": 4 * matrix(CONFIG.vocab_size, HIDDEN), "token_types.weight": 4 * matrix(1, HIDDEN)}
+    tensors |= norm("token_embd_norm")
+    biases = {}
+    for layer in range(LAYERS):
+        at = f"blk.{layer}"
+        tensors |= {f"{at}.attn_qkv.weight": matrix(3 * HIDDEN, HIDDEN), f"{at}.attn_qkv.bias": vector(3 * HIDDEN)}
+        tensors |= {f"{at}.attn_output.weight": matrix(HIDDEN, HIDDEN), f"{at}.attn_output.bias": vector(HIDDEN)}
+        tensors |= norm(f"{at}.attn_output_norm") | norm(f"{at}.layer_output_norm")
+        if layer % 2:
+            tensors |= {f"{at}.ffn_gate_inp.weight": matrix(EXPERTS, HIDDEN)}
+            tensors |= {
+                f"{at}.ffn_up_exps.weight": matrix(EXPERTS, WIDTH, HIDDEN),
+                f"{at}.ffn_down_exps.weight": matrix(EXPERTS, HIDDEN, WIDTH),
+            }
+            biases[layer] = vector(HIDDEN)
+        else:
+            tensors |= {f"{at}.ffn_up.weight": matrix(WIDTH, HIDDEN), f"{at}.ffn_up.bias": vector(WIDTH)}
+            tensors |= {f"{at}.ffn_down.weight": matrix(HIDDEN, WIDTH), f"{at}.ffn_down.bias": vector(HIDDEN)}
+    return tensors, biases
+
+
+def write_gguf(path, tensors, type_name):
+    writer = tiny_gguf.start(path, "nomic-bert-moe", CONFIG, type_name)
+    tiny_gguf.add_encoder(writer, CONFIG, gguf.PoolingType.NONE)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_moe_every_n_layers(2)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(USED)
+    tiny_gguf.write_tensors(writer, tensors, type_name)
+
+
+def write_folder(folder, tensors, biases, **changes):
+    """The same model as its own code stores it. The config's activation is the one that llama.cpp has."""
+    names = {"token_embd": "embeddings.word_embeddings", "token_types": "embeddings.token_type_embeddings", "token_embd_norm": "emb_ln",
+             "attn_qkv": "attn.Wqkv", "attn_output": "attn.out_proj", "attn_output_norm": "norm1", "layer_output_norm": "norm2",
+             "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2", "ffn_gate_inp": "mlp.router.layer"}  # fmt: skip
+    stored = {}
+    for name, array in tensors.items():
+        *block, role, kind = name.split(".")
+        prefix = f"encoder.layers.{block[1]}." if block else ""
+        if role == "ffn_up_exps":
+            stored[f"{prefix}mlp.experts.mlp.w1"] = array.reshape(-1, HIDDEN)
+        elif role == "ffn_down_exps":  # each expert's way out is stored as its way in: [width, hidden]
+            stored[f"{prefix}mlp.experts.mlp.w2"] = np.ascontiguousarray(array.transpose(0, 2, 1)).reshape(-1, HIDDEN)
+        else:
+            stored[f"{prefix}{names[role]}.{kind}"] = array
+    for layer, bias in biases.items():
+        stored[f"encoder.layers.{layer}.mlp.experts.bias"] = bias
+    folder.mkdir()
+    save_file(stored, folder / "model.safetensors")
+    config = dict(model_type="nomic_bert", n_layer=LAYERS, n_embd=HIDDEN, n_inner=WIDTH, n_head=4, vocab_size=CONFIG.vocab_size, type_vocab_size=1,
+                  layer_norm_epsilon=1e-5, prenorm=False, rotary_emb_fraction=1.0, rotary_emb_base=10000.0, rotary_emb_interleaved=False,
+                  activation_function="gelu_pytorch_tanh", moe_every_n_layers=2, num_experts=EXPERTS, moe_top_k=USED, num_shared_experts=0)  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
