@@ -4,7 +4,11 @@
 
 Every round runs each variant once, in turn, so that a busy machine slows all of them; a variant's figure is the median of its
 rounds over the median of the bare pass, with the quickest over the quickest behind it. What a variant writes is counted as
-on the disk or in the page cache, as its own writer leaves it; files are removed outside the measured time.
+on the disk or in the page cache, as its own writer leaves it; files are removed outside the measured time. dd writes as many
+bytes as "ours, full" does, to the same disk, until they are there.
+
+Page faults: memory that the pass takes from the system, 4 KiB a fault. The bare pass uses what its last one gave back, again
+and again; hooks that keep references take all of it anew, which costs more than the hooks themselves.
 
 Off, nothing of ours is hooked to a module; what a call costs then in C is in build/release/bench/capture_bench.
 
@@ -17,6 +21,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -112,6 +117,7 @@ class Variants:
 
     def __init__(self, model, forward, scratch):
         self.model, self.forward, self.scratch = model, forward, scratch
+        self.written = {}  # mode -> bytes of the trace
 
     def timed(self, context):
         """Seconds of entering the context, one pass, and leaving it."""
@@ -129,11 +135,14 @@ class Variants:
 
     def ours(self, mode):
         """Recording, until everything is written; installing the hooks and opening the trace is not part of the pass."""
-        with paritrace.capture(self.model, self.folder(), mode=mode) as recording:
+        folder = self.folder()
+        with paritrace.capture(self.model, folder, mode=mode) as recording:
             start = time.perf_counter()
             self.forward()
             recording.flush()
-            return time.perf_counter() - start
+            seconds = time.perf_counter() - start
+        self.written[mode] = sum(file.stat().st_size for file in folder.iterdir())
+        return seconds
 
     def ours_stats(self):
         return self.ours("stats")
@@ -143,6 +152,14 @@ class Variants:
 
     def ours_full(self):
         return self.ours("full")
+
+    def dd(self):
+        target = self.folder().with_name("dd")
+        mebibytes = max(1, self.written["full"] >> 20)
+        command = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={mebibytes}", "conv=fdatasync"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
 
     def hooks_dict(self):
         kept = {}
@@ -227,6 +244,7 @@ def measure(name, options, scratch):
         "ours, stats": variants.ours_stats,
         "ours, digest": variants.ours_digest,
         "ours, full": variants.ours_full,
+        "dd": variants.dd,
         "hooks, references in a dict": variants.hooks_dict,
         "hooks, clone": variants.hooks_clone,
         "hooks, torch.save": variants.hooks_torch_save,
@@ -241,10 +259,12 @@ def measure(name, options, scratch):
         rows["msProbe tensors, L0"] = lambda: variants.msprobe("tensor", "L0")
         rows["msProbe tensors, L1"] = lambda: variants.msprobe("tensor", "L1")
     seconds = {row: [] for row in rows}
+    faults = {row: [] for row in rows}
     for turn in range(options.rounds + 1):
         for row, variant in rows.items():
             if row in absent or ("msProbe" in row and turn > 3):
                 continue
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             try:
                 taken = variant()
             except Exception as error:
@@ -255,17 +275,22 @@ def measure(name, options, scratch):
                     shutil.rmtree(left, ignore_errors=True)
             if turn > 0:  # the first is there to warm up
                 seconds[row].append(taken)
+                faults[row].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     bare = seconds["bare forward"]
     print(f"\n{what}, {SEQUENCES} x {TOKENS} tokens, {torch.get_num_threads()} threads, {options.rounds} rounds")
-    print("\n| | median | multiple of the bare forward | of the quickest runs |\n|---|---|---|---|")
+    print("\n| | median | multiple of the bare forward | of the quickest runs | page faults |\n|---|---|---|---|---|")
     for row, times in seconds.items():
         if row not in absent:
             median, least = statistics.median(times), min(times)
+            own = "" if row == "dd" or "msProbe" in row else f"{statistics.median(faults[row]):.0f}"
             print(
-                f"| {row} | {median * 1e3:.1f} ms | {median / statistics.median(bare):.2f} | {least / min(bare):.2f} |"
+                f"| {row} | {median * 1e3:.1f} ms | {median / statistics.median(bare):.2f} "
+                f"| {least / min(bare):.2f} | {own} |"
             )
     for row, why in absent.items():
-        print(f"| {row} | {why} | | |")
+        print(f"| {row} | {why} | | | |")
+    if "full" in variants.written and seconds["dd"]:
+        print("\nwritten: " + ", ".join(f"{mode} {size / 1e6:.1f} MB" for mode, size in variants.written.items()))
     sys.stdout.flush()
 
 
