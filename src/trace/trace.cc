@@ -56,6 +56,7 @@ class DirectoryReader {
     std::error_code ignored;
     if (!fs::exists(header, ignored))
       throw UsageError(fmt::format("{}: is no trace: it has no {}", path_, kHeaderFile));
+    (void)PathInside(path_, std::string(kHeaderFile), path_, "folder");
     trace.header = ParseTraceHeader(ParseJson(ReadTextFile(header), header, "header"), header);
     // An open trace may not have come to its first tensor.
     if (!trace.header.complete && !fs::exists(index_, ignored)) return trace;
@@ -68,6 +69,7 @@ class DirectoryReader {
 
  private:
   void ReadIndex(Trace& trace) {
+    (void)PathInside(path_, std::string(kIndexFile), path_, "folder");
     const auto file = MapFile(index_);
     trace.files.push_back(file);
     std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());

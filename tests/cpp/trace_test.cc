@@ -149,6 +149,19 @@ TEST_F(TraceDirectory, LinksInsideAreFineLinksOutAreNot) {
   fs::remove(elsewhere);
 }
 
+TEST_F(TraceDirectory, NeitherHeaderNorIndexMayLinkOut) {
+  Index(fmt::format("{}\n", kGood));
+  for (const char* name : {"trace.json", "index.jsonl"}) {
+    const fs::path elsewhere = path_.string() + "_" + name;
+    fs::rename(path_ / name, elsewhere);
+    fs::create_symlink(elsewhere, path_ / name);
+    EXPECT_THAT(FormatErrorOf([this] { return Open(); }), HasSubstr(fmt::format("\"{}\", a link out of it", name)));
+    fs::remove(path_ / name);
+    fs::rename(elsewhere, path_ / name);
+  }
+  (void)Open();
+}
+
 // A folder whose name begins like the trace's is not inside it.
 TEST_F(TraceDirectory, ANeighbourIsOutside) {
   const fs::path neighbour = path_.string() + "2";
