@@ -15,6 +15,7 @@
 
 #include "bind_core.h"
 #include "core/error.h"
+#include "core/openmp_team.h"
 #include "trace/record_queue.h"
 #include "trace/trace_writer.h"
 
@@ -116,6 +117,14 @@ void BindTraceWriter(nb::module_& module) {
           "dtype\n"
           "and shape reinterpret the array's bytes (\"bf16\" for raw uint16). site may be \"\". Errors: ValueError if\n"
           "bytes and shape disagree, or if an earlier tensor could not be written.")
+      .def(
+          "use_openmp",
+          [](RecordQueue& queue, const std::string& library, int threads) {
+            queue.UseTeam(OpenMpTeam(library, threads));
+          },
+          "library"_a, "threads"_a,
+          "Tensors that this thread records are looked at on the threads of the OpenMP library it computes with, if\n"
+          "that file of a libgomp is loaded; threads: as many as it uses. Before the first record.")
       .def("flush", &RecordQueue::Flush, nb::call_guard<nb::gil_scoped_release>(),
            "Waits until all that was recorded is in the files. Errors: ValueError if it could not be written.")
       .def(

@@ -9,11 +9,15 @@
 #include <thread>
 #include <vector>
 
+#include "core/team.h"
+
 namespace paritrace {
 namespace {
 
 // True on a worker: a nested ParallelFor then runs in place instead of waiting for the pool it occupies.
 thread_local bool inside_loop = false;
+
+thread_local const Team* team_of_thread = nullptr;
 
 struct Loop {
   std::int64_t count, grain, chunks;
@@ -118,9 +122,18 @@ void ParallelFor(std::int64_t count, std::int64_t grain, const std::function<voi
     for (std::int64_t begin = 0; begin < count; begin += grain) body(begin, std::min(count, begin + grain));
     return;
   }
-  static Pool pool(ThreadCount() - 1);
-  pool.Run(loop);
+  if (team_of_thread != nullptr) {
+    (*team_of_thread)([](void* argument) { static_cast<Loop*>(argument)->Run(); }, &loop);
+  } else {
+    static Pool pool(ThreadCount() - 1);
+    pool.Run(loop);
+  }
   if (loop.error) std::rethrow_exception(loop.error);
 }
+
+OnTeam::OnTeam(const Team* team) : before_(team_of_thread) {
+  team_of_thread = team != nullptr && *team ? team : nullptr;
+}
+OnTeam::~OnTeam() { team_of_thread = before_; }
 
 }  // namespace paritrace

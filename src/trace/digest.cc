@@ -5,21 +5,40 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <span>
 
-#include "core/decode.h"
 #include "core/parallel.h"
 #include "trace/sketch.h"
 #include "trace/tensor_stats.h"
 #include "trace/value_kernels.h"
+#include "trace/visit_values.h"
 
 namespace paritrace {
 namespace {
 
-// So that the shortest text of the number is short.
+// Powers of ten that a double holds exactly.
+constexpr int kMostExact = 22;
+constexpr std::array<double, kMostExact + 1> kPowers = [] {
+  std::array<double, kMostExact + 1> powers{};
+  double power = 1;
+  for (double& entry : powers) {
+    entry = power;
+    power *= 10;
+  }
+  return powers;
+}();
+
+// To kDigits decimal digits, so that the shortest text of the number is short.
 double Rounded(double value) {
-  if (!std::isfinite(value)) return value;
+  if (!std::isfinite(value) || value == 0) return value;
+  // The digits as a whole number, and that times or over a power of ten: one rounding, to the double nearest to the text.
+  const int shift = TensorDigest::kDigits - 1 - static_cast<int>(std::floor(std::log10(std::fabs(value))));
+  if (std::abs(shift) <= kMostExact) {
+    const double power = kPowers[static_cast<std::size_t>(std::abs(shift))];
+    return shift >= 0 ? std::nearbyint(value * power) / power : std::nearbyint(value / power) * power;
+  }
   char text[40];
   const auto end =
       std::to_chars(text, text + sizeof text, value, std::chars_format::scientific, TensorDigest::kDigits - 1);
@@ -38,21 +57,21 @@ struct DigestOfParts::Part {
   Sketch sketch;
   std::vector<double> energy;  // [positions]
 
+  // begin: of a row.
   void Add(const TensorView& tensor, double mask_bound, std::int64_t begin, std::int64_t end) {
-    constexpr std::int64_t kPiece = 4096;  // a multiple of every block
-    std::array<double, kPiece> values;
-    const SketchPlan& plan = sketch.plan();
-    for (; begin < end; begin += kPiece) {
-      const std::int64_t count = std::min(kPiece, end - begin);
-      DecodeF64(tensor, begin, count, values.data());
-      for (std::int64_t done = 0; done < count;) {
-        const std::int64_t run = std::min(count - done, plan.last - (begin + done) % plan.last);
-        energy[static_cast<std::size_t>(plan.PositionOf(begin + done))] +=
-            KeepFinite(values.data() + done, run, mask_bound);
-        done += run;
+    VisitValues(tensor, begin, end, [&](std::int64_t at, const auto* values, std::int64_t count) {
+      const SketchPlan& plan = sketch.plan();
+      std::int64_t row = at / plan.last, column = at % plan.last, position = row % plan.positions;
+      while (count > 0) {
+        const std::int64_t run = std::min(count, plan.last - column);
+        energy[static_cast<std::size_t>(position)] += sketch.AddRun(row, position, column, values, run, mask_bound);
+        values += run;
+        count -= run;
+        column = 0;
+        ++row;
+        if (++position == plan.positions) position = 0;
       }
-      sketch.AddFinite(begin, std::span(values).first(static_cast<std::size_t>(count)));
-    }
+    });
   }
 };
 

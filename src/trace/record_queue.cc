@@ -1,9 +1,11 @@
 #include "trace/record_queue.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -34,7 +36,7 @@ class Ring {
   // nullptr while there is no room.
   std::byte* Take(std::uint64_t bytes) {
     // Not before it is needed: a digest never does. Untouched pages cost nothing.
-    if (!memory_) memory_.reset(static_cast<std::byte*>(::operator new (size_, std::align_val_t{kAlign})));
+    if (!memory_) memory_.reset(Allocate());
     bytes = Rounded(bytes);
     if (taken_.empty()) head_ = 0;  // again from the beginning, where the cache is warm
     const std::uint64_t tail = taken_.empty() ? 0 : taken_.front();
@@ -54,10 +56,17 @@ class Ring {
   void GiveBack() { taken_.pop_front(); }
 
  private:
-  static constexpr std::uint64_t kAlign = 64;
+  static constexpr std::uint64_t kAlign = 64, kHugePage = 2 << 20;
   struct Delete {
-    void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{kAlign}); }
+    void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{kHugePage}); }
   };
+
+  [[nodiscard]] std::byte* Allocate() const {
+    auto* const memory = static_cast<std::byte*>(::operator new (size_, std::align_val_t{kHugePage}));
+    // A hint: each page that is touched for the first time costs as much as copying it does.
+    if (size_ >= kHugePage) (void)::madvise(memory, size_ / kHugePage * kHugePage, MADV_HUGEPAGE);
+    return memory;
+  }
 
   // Never 0: two pieces must not begin at one place.
   static std::uint64_t Rounded(std::uint64_t bytes) {
@@ -98,6 +107,17 @@ class AllSignalsBlocked {
  private:
   sigset_t before_;
 };
+
+// As CopyContiguous, on the team's threads where that is worth their while. Our own are not asked: several of an engine's
+// threads may be copying.
+void Copy(const StridedTensor& tensor, std::byte* out, std::uint64_t bytes, bool on_team) {
+  constexpr std::int64_t kCopyGrain = 512 << 10;
+  const auto size = static_cast<std::int64_t>(bytes);
+  if (!on_team || !tensor.strides.empty() || size <= kCopyGrain) return CopyContiguous(tensor, out);
+  ParallelFor(size, kCopyGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::memcpy(out + begin, tensor.data + begin, static_cast<std::size_t>(end - begin));
+  });
+}
 
 }  // namespace
 
@@ -249,6 +269,8 @@ struct RecordQueue::State {
   std::int64_t next = 0, written = 0;     // seq of the next tensor handed in; of the next one to write
   int idle = 0;
   bool appending = false, stopping = false;
+  Team team;
+  std::thread::id team_thread;  // on which it may be used
   std::optional<std::string> failed;
   std::vector<std::thread> threads;
 };
@@ -274,8 +296,10 @@ void RecordQueue::Record(int step, std::string_view name, std::string_view site,
   job.tensor.shape = tensor.shape;
   state.Admit(job, size);
   try {
+    const bool has_team = state.team && std::this_thread::get_id() == state.team_thread;
+    const OnTeam on_team(has_team ? &state.team : nullptr);
     if (state.copies) {
-      CopyContiguous(tensor, const_cast<std::byte*>(job.tensor.bytes.data()));
+      Copy(tensor, const_cast<std::byte*>(job.tensor.bytes.data()), size, has_team);
     } else {
       std::unique_ptr<std::byte[]> gathered;
       job.tensor.bytes = {tensor.data, size};
@@ -292,6 +316,11 @@ void RecordQueue::Record(int step, std::string_view name, std::string_view site,
     throw;
   }
   state.HandOver(std::move(job));
+}
+
+void RecordQueue::UseTeam(Team team) {
+  state_->team = std::move(team);
+  state_->team_thread = std::this_thread::get_id();
 }
 
 void RecordQueue::Flush() { state_->Drain(); }

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/dtype.h"
+#include "core/team.h"
 #include "core/tensor.h"
 #include "trace/trace_writer.h"
 
@@ -38,6 +39,10 @@ class RecordQueue {
   ~RecordQueue();  // writes what was handed in; a trace that was not closed stays open
   RecordQueue(const RecordQueue&) = delete;
   RecordQueue& operator=(const RecordQueue&) = delete;
+
+  // Threads on which Record may look at large tensors and copy them, where it is called on the engine's own thread. Before
+  // the first Record.
+  void UseTeam(Team team);
 
   // Any thread. The tensor's place in the order of execution is that of the beginning of the call; its memory is free to
   // change after it.

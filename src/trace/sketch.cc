@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "trace/row_kernel.h"
 #include "trace/value_kernels.h"
 
 namespace paritrace {
@@ -15,6 +16,7 @@ constexpr std::string_view kVersion = "pt2:";
 constexpr int kBits = 24;
 constexpr std::int32_t kMost = (1 << (kBits - 1)) - 1;
 constexpr std::size_t kExponentBytes = 2, kBucketBytes = 3;
+constexpr double kNoBound = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int16_t kAllZero = std::numeric_limits<std::int16_t>::min();  // in place of an exponent
 
 std::int64_t Ceil(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -23,15 +25,21 @@ constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 
 // RFC 4648, section 4, with padding.
 std::string ToBase64(std::span<const std::uint8_t> bytes) {
-  std::string text;
-  text.reserve((bytes.size() + 2) / 3 * 4);
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+  std::string text((bytes.size() + 2) / 3 * 4, '=');
+  char* to = text.data();
+  for (std::size_t i = 0; i < bytes.size(); i += 3, to += 4) {
     const std::size_t count = std::min<std::size_t>(3, bytes.size() - i);
     std::uint32_t word = 0;
     for (std::size_t j = 0; j < 3; ++j) word = word << 8 | (j < count ? bytes[i + j] : 0u);
-    for (std::size_t j = 0; j < 4; ++j) text += j <= count ? kDigits[word >> (18 - 6 * j) & 63] : '=';
+    for (std::size_t j = 0; j <= count; ++j) to[j] = kDigits[word >> (18 - 6 * j) & 63];
   }
   return text;
+}
+
+// To the nearest whole number, ties to even, for |value| < 2^51: as std::nearbyint, which is a call on the baseline CPU.
+double Nearest(double value) {
+  constexpr double kShift = 0x1.8p52;
+  return (value + kShift) - kShift;
 }
 
 constexpr std::uint8_t kNoDigit = 255;
@@ -151,38 +159,46 @@ Sketch::Sketch(const Shape& shape)
       steps_(static_cast<std::size_t>(plan_.groups)) {}
 
 void Sketch::Add(std::int64_t begin, std::span<const double> values) {
-  std::vector<double> kept(values.begin(), values.end());
+  const auto count = static_cast<std::int64_t>(values.size());
+  if (begin < 0 || count > plan_.values || begin > plan_.values - count)
+    throw InternalError("values outside of a sketch's tensor");
   for (const double value : values) {
     nan_ += std::isnan(value) ? 1 : 0;
     inf_ += std::isinf(value) ? 1 : 0;
   }
-  (void)KeepFinite(kept.data(), static_cast<std::int64_t>(kept.size()), std::numeric_limits<double>::quiet_NaN());
-  AddFinite(begin, kept);
-}
-
-void Sketch::AddFinite(std::int64_t begin, std::span<const double> values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  if (begin < 0 || count > plan_.values || begin > plan_.values - count)
-    throw InternalError("values outside of a sketch's tensor");
-  const auto blocks_in_row = static_cast<std::uint64_t>(Ceil(plan_.last, kBlockLanes));
   for (std::int64_t done = 0; done < count;) {
-    const std::int64_t at = begin + done, row = at / plan_.last, in_row = at % plan_.last;
-    const std::int64_t run = std::min(count - done, plan_.last - in_row);
-    const std::int64_t position = plan_.PositionOf(at), group = position / plan_.positions_per_group;
-    double* const buckets = buckets_.data() + group * plan_.buckets;
-    const double* const from = values.data() + done;
-    if (plan_.exact) {
-      // By position, then by what stands around the position axis, then along the last.
-      double* const own = buckets + (position - group * plan_.positions_per_group) * plan_.features +
-                          row / plan_.positions * plan_.last + in_row;
-      for (std::int64_t i = 0; i < run; ++i) own[i] += from[i];
-    } else {
-      AddToSketch(from, in_row, run, static_cast<std::uint64_t>(row) * blocks_in_row,
-                  plan_.buckets / SketchPlan::kHashes, buckets);
-    }
+    const std::int64_t row = (begin + done) / plan_.last, column = (begin + done) % plan_.last;
+    const std::int64_t run = std::min(count - done, plan_.last - column);
+    (void)AddRun(row, row % plan_.positions, column, values.data() + done, run, kNoBound);
     done += run;
   }
 }
+
+template <typename T>
+double Sketch::AddRun(std::int64_t row, std::int64_t position, std::int64_t column, const T* values, std::int64_t count,
+                      double mask_bound) {
+  const std::int64_t group = position / plan_.positions_per_group;
+  double* const buckets = buckets_.data() + group * plan_.buckets;
+  if (!plan_.exact) {
+    const auto blocks_in_row = static_cast<std::uint64_t>(Ceil(plan_.last, kBlockLanes));
+    return AddRow(values, column, count, mask_bound, static_cast<std::uint64_t>(row) * blocks_in_row,
+                  plan_.buckets / SketchPlan::kHashes, buckets);
+  }
+  // By position, then by what stands around the position axis, then along the last.
+  double* const own = buckets + (position - group * plan_.positions_per_group) * plan_.features +
+                      row / plan_.positions * plan_.last + column;
+  double squares = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto value = static_cast<double>(values[i]);
+    if (!std::isfinite(value) || value <= mask_bound) continue;
+    own[i] += value;
+    squares += value * value;
+  }
+  return squares;
+}
+
+template double Sketch::AddRun(std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t, double);
+template double Sketch::AddRun(std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t, double);
 
 void Sketch::Merge(const Sketch& other) {
   if (!(plan_ == other.plan_)) throw InternalError("sketches of different shapes");
@@ -198,8 +214,8 @@ std::span<const double> Sketch::Group(std::int64_t group) const {
 }
 
 std::string Sketch::Encode() const {
-  std::vector<std::uint8_t> bytes;
-  bytes.reserve(steps_.size() * kExponentBytes + buckets_.size() * kBucketBytes);
+  std::vector<std::uint8_t> bytes(steps_.size() * kExponentBytes + buckets_.size() * kBucketBytes);
+  std::uint8_t* to = bytes.data();
   for (std::int64_t group = 0; group < plan_.groups; ++group) {
     double largest = 0;
     for (const double bucket : Group(group)) {
@@ -210,15 +226,17 @@ std::string Sketch::Encode() const {
     if (largest > 0) {
       // The smallest power of two that takes the largest bucket within 23 bits, rounded to nearest.
       exponent = static_cast<std::int16_t>(std::ilogb(largest) - (kBits - 2));
-      if (std::nearbyint(std::scalbn(largest, -exponent)) > kMost) ++exponent;
+      if (Nearest(std::scalbn(largest, -exponent)) > kMost) ++exponent;
     }
     const auto bits = static_cast<std::uint16_t>(exponent);
-    bytes.push_back(static_cast<std::uint8_t>(bits));
-    bytes.push_back(static_cast<std::uint8_t>(bits >> 8));
+    *to++ = static_cast<std::uint8_t>(bits);
+    *to++ = static_cast<std::uint8_t>(bits >> 8);
+    // Infinite where a double cannot hold the factor, though it holds the product.
+    const double factor = largest > 0 ? std::scalbn(1.0, -exponent) : 0;
     for (const double bucket : Group(group)) {
-      const double scaled = largest > 0 ? std::nearbyint(std::scalbn(bucket, -exponent)) : 0;
-      const auto whole = static_cast<std::uint32_t>(static_cast<std::int32_t>(scaled));
-      for (int shift = 0; shift < kBits; shift += 8) bytes.push_back(static_cast<std::uint8_t>(whole >> shift));
+      const double scaled = std::isinf(factor) ? std::scalbn(bucket, -exponent) : bucket * factor;
+      const auto whole = static_cast<std::uint32_t>(static_cast<std::int32_t>(Nearest(scaled)));
+      for (int shift = 0; shift < kBits; shift += 8) *to++ = static_cast<std::uint8_t>(whole >> shift);
     }
   }
   return std::string(kVersion) + ToBase64(bytes);

@@ -57,8 +57,13 @@ class Sketch {
   // Errors: InternalError if they reach outside the tensor.
   void Add(std::int64_t begin, std::span<const double> values);
 
-  // The same for values that are all finite.
-  void AddFinite(std::int64_t begin, std::span<const double> values);
+  // Adds a stretch of one row and returns the sum of its squares. What is not finite, and what is up to `mask_bound` (NaN:
+  // nothing), counts as 0. For float and double.
+  //   row, position, column  where the first value stands; position = row mod plan().positions
+  //   values                 [count], within the row: not checked
+  template <typename T>
+  double AddRun(std::int64_t row, std::int64_t position, std::int64_t column, const T* values, std::int64_t count,
+                double mask_bound);
 
   // The sketch of the sum of both tensors; of the whole, where each holds some of its values.
   // Errors: InternalError if the shapes differ.

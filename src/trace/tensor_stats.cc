@@ -1,15 +1,13 @@
 #include "trace/tensor_stats.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
-#include "core/decode.h"
 #include "core/parallel.h"
 #include "trace/value_kernels.h"
+#include "trace/visit_values.h"
 
 namespace paritrace {
 namespace {
@@ -17,33 +15,6 @@ namespace {
 nlohmann::ordered_json NumberOrNull(double value) {
   if (!std::isfinite(value)) return nullptr;  // JSON has no other way to say it
   return value;
-}
-
-// Types whose values floats hold exactly.
-bool FitsInFloat(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-    case DType::kI32:
-    case DType::kI64:
-    case DType::kU32:
-    case DType::kU64: return false;
-    default: return true;
-  }
-}
-
-template <typename T>
-void AddDecoded(const TensorView& tensor, std::int64_t begin, std::int64_t end, double mask_bound, Moments& moments) {
-  constexpr std::int64_t kPiece = 4096;  // a multiple of every block and of the lanes
-  std::array<T, kPiece> values;
-  for (; begin < end; begin += kPiece) {
-    const std::int64_t count = std::min(kPiece, end - begin);
-    if constexpr (std::is_same_v<T, float>) {
-      DecodeF32(tensor, begin, count, values.data());
-    } else {
-      DecodeF64(tensor, begin, count, values.data());
-    }
-    AddMoments(values.data(), count, mask_bound, moments);
-  }
 }
 
 constexpr std::int64_t kPart = 1 << 17;  // values; a multiple of every block
@@ -59,11 +30,9 @@ void StatsOfParts::Run(std::int64_t part) {
   Moments& moments = moments_[static_cast<std::size_t>(part)];
   const std::int64_t begin = part * kPart, end = std::min(tensor_.size(), begin + kPart);
   const double mask_bound = scores_ ? MaskBound(tensor_.dtype) : std::numeric_limits<double>::quiet_NaN();
-  if (FitsInFloat(tensor_.dtype)) {
-    AddDecoded<float>(tensor_, begin, end, mask_bound, moments);
-  } else {
-    AddDecoded<double>(tensor_, begin, end, mask_bound, moments);
-  }
+  VisitValues(tensor_, begin, end, [&](std::int64_t, const auto* values, std::int64_t count) {
+    AddMoments(values, count, mask_bound, moments);
+  });
 }
 
 nlohmann::ordered_json StatsOfParts::Json() const {
@@ -71,8 +40,9 @@ nlohmann::ordered_json StatsOfParts::Json() const {
   for (const Moments& part : moments_) all.Merge(part);
   // 0: every quotient is NaN, and null.
   const auto finite = static_cast<double>(tensor_.size() - all.nan - all.inf - all.masked);
-  nlohmann::ordered_json stats = {{"min", NumberOrNull(all.min)},
-                                  {"max", NumberOrNull(all.max)},
+  // Zeros of both signs are equal, and which of them is met first depends on the lanes: adding 0 makes them one.
+  nlohmann::ordered_json stats = {{"min", NumberOrNull(all.min + 0.0)},
+                                  {"max", NumberOrNull(all.max + 0.0)},
                                   {"mean", NumberOrNull(all.Sum() / finite)},
                                   {"rms", NumberOrNull(std::sqrt(all.Squares() / finite))},
                                   {"nan", all.nan},

@@ -1,35 +1,32 @@
 #include "trace/tensor_summary.h"
 
-#include <string>
+#include <algorithm>
+#include <cstdint>
 
-#include "core/hash.h"
 #include "core/parallel.h"
 #include "trace/digest.h"
 #include "trace/tensor_stats.h"
 
 namespace paritrace {
 
-void Summarise(const TensorView& tensor, std::string_view site, bool digest, nlohmann::ordered_json& index) {
-  std::string hash;
+nlohmann::ordered_json Summarise(const TensorView& tensor, std::string_view site, bool digest) {
   StatsOfParts stats(tensor, site);
   DigestOfParts sketch(tensor, site, digest);
-  // The hash goes from front to back and cannot be shared out, so it is a part of its own beside the others. It comes last:
-  // what a single thread does then finds the values in its cache.
-  const std::int64_t parts = stats.parts() + sketch.parts() + 1;
+  const std::int64_t parts = stats.parts() + sketch.parts();
+  // Statistics and sketch of about the same values one after the other, while they are in a cache.
   const auto run = [&](std::int64_t part) {
-    if (part < sketch.parts()) return sketch.Run(part);
-    part -= sketch.parts();
-    if (part < stats.parts()) return stats.Run(part);
-    hash = HashBytes(tensor.bytes);
+    const std::int64_t both = 2 * std::min(stats.parts(), sketch.parts());
+    if (part < both) return part % 2 == 0 ? stats.Run(part / 2) : sketch.Run(part / 2);
+    return stats.parts() > sketch.parts() ? stats.Run(part - both / 2) : sketch.Run(part - both / 2);
   };
   if (tensor.size() < kSharedOutFrom) {
     for (std::int64_t part = 0; part < parts; ++part) run(part);
   } else {
-    ParallelFor(parts, 1, [&](std::int64_t begin, std::int64_t) { run(parts - 1 - begin); });
+    ParallelFor(parts, 1, [&](std::int64_t part, std::int64_t) { run(part); });
   }
-  index["hash"] = std::move(hash);
-  index["stats"] = stats.Json();
-  if (digest) AddTo(index, sketch.Digest());
+  nlohmann::ordered_json summary = {{"stats", stats.Json()}};
+  if (digest) AddTo(summary, sketch.Digest());
+  return summary;
 }
 
 }  // namespace paritrace

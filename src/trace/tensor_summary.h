@@ -1,4 +1,4 @@
-// Everything that a line of the index says about a tensor's values, in as few looks at them as possible.
+// What a line of the index says about a tensor's values beside their hash, in as few looks at them as possible.
 #pragma once
 
 #include <string_view>
@@ -9,9 +9,9 @@
 
 namespace paritrace {
 
-// Puts "hash" (core/hash.h), "stats" (tensor_stats.h) and, with `digest`, the digest (digest.h) into the line. Large tensors
-// are shared out over the cores; the result does not depend on how many there are.
+// {"stats" (tensor_stats.h) and, with `digest`, what digest.h adds}. Large tensors are shared out over the cores; the result
+// does not depend on how many there are.
 // Errors: as of DecodeF64.
-void Summarise(const TensorView& tensor, std::string_view site, bool digest, nlohmann::ordered_json& index);
+[[nodiscard]] nlohmann::ordered_json Summarise(const TensorView& tensor, std::string_view site, bool digest);
 
 }  // namespace paritrace

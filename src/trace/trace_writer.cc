@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <mutex>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "core/directory_lock.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
 #include "core/output_file.h"
 #include "core/text.h"
 #include "formats/json.h"
@@ -28,6 +31,9 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kSingleFileEnding = ".safetensors";
 constexpr std::uint64_t kShardBytes = 1ull << 30;    // then a new file begins
 constexpr std::uint64_t kHeaderBytes = 64ull << 10;  // room for about 500 tensors
+// Tensors that are remembered, for the same values to be stored and looked at once: those whose copy would cost more than
+// the memory does. A layer or two of them is enough: values that repeat do so from one module to the next.
+constexpr std::size_t kMostRecent = 256, kMostSummaries = 32, kWorthSharing = 64 << 10;
 
 std::string Dump(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
@@ -69,10 +75,10 @@ class DirectorySink final : public Sink {
 
   void Record(const TensorView& tensor, Json index) override {
     if (keep_values_) {
-      SafetensorsStream& shard = ShardFor(tensor);
-      shard.Append(tensor);
-      index["file"] = shard_name_;
-      index["key"] = tensor.name;
+      // The same values under another name (what a module hands on, and what the next one is given) are stored once.
+      const Place place = PlaceOf(tensor, index["hash"].get_ref<const std::string&>());
+      index["file"] = ShardName(place.shard);
+      index["key"] = place.key;
     }
     // After the values: the index never names what is not there.
     index_->Append(Dump(index) + "\n");
@@ -116,11 +122,32 @@ class DirectorySink final : public Sink {
     }
   }
 
-  SafetensorsStream& ShardFor(const TensorView& tensor) {
-    if (!shard_ || shard_->data_size() >= kShardBytes || !shard_->Fits(tensor)) {
-      shard_name_ = ShardName(shards_++);
-      shard_.emplace((path_ / shard_name_).string(), kHeaderBytes);
+  struct Place {
+    int shard = 0;
+    std::string key;
+    DType dtype = DType::kF32;
+    Shape shape;
+  };
+
+  // Where the values are, which are written if they are not there yet.
+  Place PlaceOf(const TensorView& tensor, const std::string& hash) {
+    if (tensor.bytes.size() < kWorthSharing) {
+      ShardFor(tensor).Append(tensor);
+      return {shards_ - 1, tensor.name, tensor.dtype, tensor.shape};
     }
+    const auto found = recent_.find(hash);
+    if (found != recent_.end() && found->second.dtype == tensor.dtype && found->second.shape == tensor.shape)
+      return found->second;
+    ShardFor(tensor).Append(tensor);
+    Place place{shards_ - 1, tensor.name, tensor.dtype, tensor.shape};
+    if (recent_.size() >= kMostRecent) recent_.clear();
+    recent_[hash] = place;
+    return place;
+  }
+
+  SafetensorsStream& ShardFor(const TensorView& tensor) {
+    if (!shard_ || shard_->data_size() >= kShardBytes || !shard_->Fits(tensor))
+      shard_.emplace((path_ / ShardName(shards_++)).string(), kHeaderBytes);
     return *shard_;
   }
 
@@ -129,8 +156,8 @@ class DirectorySink final : public Sink {
   std::optional<DirectoryLock> lock_;
   std::optional<OutputFile> index_;
   std::optional<SafetensorsStream> shard_;
-  std::string shard_name_;
   int shards_ = 0;
+  std::unordered_map<std::string, Place> recent_;  // by hash
 };
 
 // Hash and statistics have no place in this form.
@@ -192,6 +219,24 @@ struct TraceWriter::State {
   std::int64_t seq = 0;
   Mode mode = Mode::kFull;
   bool closed = false;
+  std::mutex summaries_mutex;
+  std::unordered_map<std::string, Json> summaries;  // of the last tensors, by hash and all else that they follow from
+
+  // Any thread.
+  Json SummaryOf(const TensorView& tensor, std::string_view site, const std::string& hash) {
+    if (tensor.bytes.size() < kWorthSharing) return Summarise(tensor, site, mode == Mode::kDigest);
+    const std::string key =
+        fmt::format("{} {} {} {}", hash, Name(tensor.dtype), ToString(tensor.shape), site.ends_with(".attn.scores"));
+    {
+      const std::scoped_lock lock(summaries_mutex);
+      if (const auto found = summaries.find(key); found != summaries.end()) return found->second;
+    }
+    Json summary = Summarise(tensor, site, mode == Mode::kDigest);
+    const std::scoped_lock lock(summaries_mutex);
+    if (summaries.size() >= kMostSummaries) summaries.clear();
+    summaries.emplace(key, summary);
+    return summary;
+  }
 
   void Merge(const Json& changes, std::string_view status) {
     if (!changes.is_object()) throw InternalError("a trace header that is no object");
@@ -235,7 +280,8 @@ TraceWriter::Entry TraceWriter::Describe(int step, std::string_view name, std::s
   if (!site.empty()) index["site"] = site;
   index["shape"] = tensor.shape;
   index["dtype"] = Name(tensor.dtype);
-  Summarise(tensor, site, state_->mode == Mode::kDigest, index);
+  index["hash"] = HashBytes(tensor.bytes);
+  index.update(state_->SummaryOf(tensor, site, index["hash"].get_ref<const std::string&>()));
   return entry;
 }
 

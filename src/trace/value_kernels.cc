@@ -6,7 +6,8 @@
 #include <limits>
 
 #include "core/cpu_target.h"
-#include "trace/sketch_avx512.h"
+#include "trace/row_kernel.h"
+#include "trace/value_kernels_avx512.h"
 
 namespace paritrace {
 namespace {
@@ -128,7 +129,11 @@ PARITRACE_TARGET_AVX2 void AddAllAvx2(const T* values, std::int64_t count, doubl
 
 template <typename T>
 void Add(const T* values, std::int64_t count, double mask_bound, Moments& moments) {
-  if (ActiveCpuTarget() >= CpuTarget::kAvx2) return AddAllAvx2(values, count, mask_bound, moments);
+  switch (ActiveCpuTarget()) {
+    case CpuTarget::kAvx512: return AddMomentsAvx512(values, count, mask_bound, moments);
+    case CpuTarget::kAvx2: return AddAllAvx2(values, count, mask_bound, moments);
+    case CpuTarget::kBaseline: break;
+  }
   AddAll(values, count, mask_bound, moments);
 }
 
@@ -180,30 +185,41 @@ PARITRACE_ALWAYS_INLINE void AddTurned(const double* twice, std::uint64_t bits, 
   sums[1] += reinterpret_cast<D4>(reinterpret_cast<U4>(Load(from + kWidth)) ^ ((all << high) & top));
 }
 
-// The block whose lane 0 is column `begin`, zeros where it reaches beyond [column, end).
-PARITRACE_ALWAYS_INLINE void Stage(const double* values, std::int64_t column, std::int64_t end, std::int64_t begin,
-                                   double* twice) {
+// The block whose lane 0 is column `begin`: zeros where it reaches beyond [column, end) and in place of what is not kept.
+// Adds its squares to the sums of its lanes.
+template <typename T>
+PARITRACE_ALWAYS_INLINE void Stage(const T* values, std::int64_t column, std::int64_t end, std::int64_t begin, D4 bound,
+                                   double* twice, D4* squares) {
+  T lanes[kBlockLanes] = {};
+  const T* from = lanes;
   if (begin >= column && begin + kBlockLanes <= end) {
-    std::memcpy(twice, values + begin - column, kBlockLanes * sizeof(double));
+    from = values + (begin - column);
   } else {
-    for (std::int64_t lane = 0; lane < kBlockLanes; ++lane) {
-      const bool there = begin + lane >= column && begin + lane < end;
-      twice[lane] = there ? values[begin + lane - column] : 0;
-    }
+    const std::int64_t first = std::max(begin, column), last = std::min(begin + kBlockLanes, end);
+    std::copy(values + (first - column), values + (last - column), lanes + (first - begin));
   }
-  std::memcpy(twice + kBlockLanes, twice, kBlockLanes * sizeof(double));
+  for (std::int64_t half = 0; half < 2; ++half) {
+    const D4 value = Load(from + half * kWidth);
+    const D4 rest = Masked(value, (value - value == 0.0) & ~(value <= bound));
+    squares[half] += rest * rest;
+    Store(rest, twice + half * kWidth);
+    Store(rest, twice + kBlockLanes + half * kWidth);
+  }
 }
 
-PARITRACE_ALWAYS_INLINE void Sketch(const double* values, std::int64_t column, std::int64_t count, std::uint64_t block,
-                                    std::int64_t width, double* buckets) {
+template <typename T>
+PARITRACE_ALWAYS_INLINE double Sketch(const T* values, std::int64_t column, std::int64_t count, double mask_bound,
+                                      std::uint64_t block, std::int64_t width, double* buckets) {
   alignas(64) double twice[kBlocks * 2 * kBlockLanes];
   alignas(64) std::uint64_t hashes[kBlocks];
   const std::int64_t end = column + count;
   const auto slots = static_cast<std::uint64_t>(width / kBlockLanes);
+  const D4 bound = D4{} + mask_bound;
+  D4 squares[2] = {};
   for (std::int64_t first = column / kBlockLanes; first * kBlockLanes < end; first += kBlocks) {
     const std::int64_t blocks = std::min(kBlocks, (end + kBlockLanes - 1) / kBlockLanes - first);
     for (std::int64_t b = 0; b < blocks; ++b)
-      Stage(values, column, end, (first + b) * kBlockLanes, twice + b * 2 * kBlockLanes);
+      Stage(values, column, end, (first + b) * kBlockLanes, bound, twice + b * 2 * kBlockLanes, squares);
     for (std::int64_t b = 0; b < blocks; b += kWidth) {
       const U4 mixed = Mix(U4{0, 1, 2, 3} + (block + static_cast<std::uint64_t>(first + b)));
       std::memcpy(hashes + b, &mixed, sizeof mixed);
@@ -233,10 +249,27 @@ PARITRACE_ALWAYS_INLINE void Sketch(const double* values, std::int64_t column, s
       }
     }
   }
+  double lanes[kBlockLanes], sum = 0;
+  std::memcpy(lanes, squares, sizeof lanes);
+  for (const double lane : lanes) sum += lane;
+  return sum;
 }
-PARITRACE_TARGET_AVX2 void SketchAvx2(const double* values, std::int64_t column, std::int64_t count,
-                                      std::uint64_t block, std::int64_t width, double* buckets) {
-  Sketch(values, column, count, block, width, buckets);
+
+template <typename T>
+PARITRACE_TARGET_AVX2 double SketchAvx2(const T* values, std::int64_t column, std::int64_t count, double mask_bound,
+                                        std::uint64_t block, std::int64_t width, double* buckets) {
+  return Sketch(values, column, count, mask_bound, block, width, buckets);
+}
+
+template <typename T>
+double AddRowAnywhere(const T* values, std::int64_t column, std::int64_t count, double mask_bound, std::uint64_t block,
+                      std::int64_t width, double* buckets) {
+  switch (ActiveCpuTarget()) {
+    case CpuTarget::kAvx512: return AddRowAvx512(values, column, count, mask_bound, block, width, buckets);
+    case CpuTarget::kAvx2: return SketchAvx2(values, column, count, mask_bound, block, width, buckets);
+    case CpuTarget::kBaseline: break;
+  }
+  return Sketch(values, column, count, mask_bound, block, width, buckets);
 }
 
 double Total(const std::array<double, kSumLanes>& lanes) {
@@ -275,9 +308,16 @@ double KeepFinite(double* values, std::int64_t count, double mask_bound) {
 
 void AddToSketch(const double* values, std::int64_t column, std::int64_t count, std::uint64_t block, std::int64_t width,
                  double* buckets) {
-  if (ActiveCpuTarget() == CpuTarget::kAvx512) return AddToSketchAvx512(values, column, count, block, width, buckets);
-  if (ActiveCpuTarget() == CpuTarget::kAvx2) return SketchAvx2(values, column, count, block, width, buckets);
-  Sketch(values, column, count, block, width, buckets);
+  (void)AddRow(values, column, count, std::numeric_limits<double>::quiet_NaN(), block, width, buckets);
+}
+
+double AddRow(const float* values, std::int64_t column, std::int64_t count, double mask_bound, std::uint64_t block,
+              std::int64_t width, double* buckets) {
+  return AddRowAnywhere(values, column, count, mask_bound, block, width, buckets);
+}
+double AddRow(const double* values, std::int64_t column, std::int64_t count, double mask_bound, std::uint64_t block,
+              std::int64_t width, double* buckets) {
+  return AddRowAnywhere(values, column, count, mask_bound, block, width, buckets);
 }
 
 }  // namespace paritrace

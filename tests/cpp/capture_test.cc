@@ -344,10 +344,11 @@ TEST_F(CaptureTest, AFullDiskIsACodeAndWhatWasWrittenStays) {
     if (paritrace_open(nullptr) != PARITRACE_OK) ::_exit(10);
     const rlimit limit = {3'000'000, 3'000'000};
     if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(11);
-    const std::vector<float> values(100'000, 1.5f);
+    std::vector<float> values(100'000, 1.5f);
     const std::int64_t shape[] = {100'000};
     int failed = 0;
     for (int i = 0; i < 20; ++i) {
+      values[0] = static_cast<float>(i);  // the same values would be stored once
       const int code = paritrace_record("x", i, values.data(), PARITRACE_F32, 1, shape, nullptr);
       if (code != PARITRACE_OK && code != PARITRACE_ERROR_IO) ::_exit(12);
       failed += code == PARITRACE_ERROR_IO;

@@ -246,6 +246,54 @@ TEST_F(TraceWriterTest, ANewTensorFileBeginsWhenTheHeaderIsFull) {
   for (const TraceEntry& entry : trace.entries) EXPECT_TRUE(entry.has_data());
 }
 
+// What a module hands on is what the next one is given: two names, one copy on the disk.
+TEST_F(TraceWriterTest, TheSameValuesAreStoredOnceUnderTheirFirstKey) {
+  constexpr std::int64_t kCount = 1 << 16;
+  std::vector<float> values(kCount), others(kCount);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(i % 1000);
+    others[i] = values[i] - 1;
+  }
+  others[5] = -1e31f;  // masked at scores, and nowhere else
+  const std::string path = Path("trace");
+  TraceWriter writer(path, Json::object());
+  writer.Record(0, "act", "", View(DType::kF32, {kCount}, values));
+  writer.Record(0, "other", "", View(DType::kF32, {kCount}, others));
+  writer.Record(0, "down:in", "layers.0.mlp.act", View(DType::kF32, {kCount}, values));
+  writer.Record(0, "scores", "layers.0.attn.scores", View(DType::kF32, {kCount}, others));
+  writer.Record(1, "act", "", View(DType::kF32, {2, kCount / 2}, values));  // another shape is another tensor
+  writer.Record(1, "bits", "", View(DType::kI32, {kCount}, values));
+  writer.Close();
+  const Trace trace = OpenTrace(path);
+  ASSERT_EQ(trace.entries.size(), 6u);
+  for (const TraceEntry& entry : trace.entries) {
+    EXPECT_EQ(entry.hash, HashBytes(entry.tensor.bytes)) << entry.name;
+    EXPECT_EQ(entry.stats.dump(), TensorStats(entry.tensor, entry.site).dump()) << entry.name;
+  }
+  EXPECT_EQ(trace.entries[0].tensor.bytes.data(), trace.entries[2].tensor.bytes.data());
+  EXPECT_EQ(trace.entries[2].site, "layers.0.mlp.act");
+  EXPECT_EQ(trace.entries[3].stats["masked"], 1);
+  EXPECT_FALSE(trace.entries[1].stats.contains("masked"));
+  EXPECT_EQ(TryReadSafetensors(MapFile(path + "/tensors-00000.safetensors"))->tensors.size(), 4u);
+}
+
+TEST_F(TraceWriterTest, DigestsOfTheSameValuesAreTheSame) {
+  std::vector<float> values(1 << 16);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
+  values[9] = -1e31f;
+  const std::string path = Path("digest");
+  TraceWriter writer(path, Json::object(), TraceWriter::Mode::kDigest);
+  for (const char* site : {"", "layers.0.in", "layers.0.attn.scores"})
+    writer.Record(0, "x", site, View(DType::kF32, {64, 1024}, values));
+  writer.Close();
+  const Trace trace = OpenTrace(path);
+  ASSERT_EQ(trace.entries.size(), 3u);
+  EXPECT_EQ(trace.entries[0].stats, trace.entries[1].stats);
+  EXPECT_EQ(trace.entries[0].sketch, trace.entries[1].sketch);
+  EXPECT_NE(trace.entries[0].sketch, trace.entries[2].sketch);
+  EXPECT_EQ(trace.entries[2].stats["masked"], 1);
+}
+
 TEST_F(TraceWriterTest, ASingleFileGrowsBeyondItsFirstHeader) {
   const std::array<float, 1> values = {1};
   const std::string path = Path("trace.safetensors");

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "core/cpu_target.h"
+#include "trace/row_kernel.h"
 
 namespace paritrace {
 namespace {
@@ -149,7 +150,8 @@ TEST(ValueKernels, KeepFiniteLeavesTheRestAsItIs) {
 }
 
 // The formula of docs/trace-format.md, value by value.
-std::vector<double> SketchOneByOne(const std::vector<double>& values, std::int64_t column, std::uint64_t first,
+template <typename T>
+std::vector<double> SketchOneByOne(const std::vector<T>& values, std::int64_t column, std::uint64_t first,
                                    std::int64_t width) {
   std::vector<double> buckets(static_cast<std::size_t>(4 * width));
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -163,26 +165,64 @@ std::vector<double> SketchOneByOne(const std::vector<double>& values, std::int64
       const std::uint64_t slot = (v >> 11) * (static_cast<std::uint64_t>(width) / 8) / 32,
                           turned = (lane + (v >> 8)) % 8;
       buckets[hash * static_cast<std::uint64_t>(width) + 8 * slot + turned] +=
-          (v >> turned & 1) != 0 ? -values[i] : values[i];
+          (v >> turned & 1) != 0 ? -static_cast<double>(values[i]) : static_cast<double>(values[i]);
     }
   }
   return buckets;
 }
 
-TEST(ValueKernels, SketchesFollowTheDocumentedFormula) {
+// Rows of every length and place, on every target: the documented sketch of what is kept, and its squares.
+template <typename T>
+void ExpectSketches(double mask_bound, bool with_odd_ones) {
   for (const std::int64_t width : {8, 16, 80, 256}) {
     for (const std::int64_t column : {0, 3, 8, 1021}) {
       for (const std::size_t length : {1, 5, 8, 64, 513, 2000}) {
-        const auto values = Values<double>(length, 7);
-        const auto expected = SketchOneByOne(values, column, 1234567, width);
+        auto values = Values<T>(length, 7);
+        for (std::size_t i = 0; with_odd_ones && i < length; i += 5)
+          values[i] = static_cast<T>(std::array{kNaN, kInf, -kInf, -100.0, -0.0}[i / 5 % 5]);
+        auto kept = values;
+        long double squares = 0;
+        for (T& value : kept) {
+          if (!std::isfinite(value) || static_cast<double>(value) <= mask_bound) value = 0;
+          squares += static_cast<long double>(value) * value;
+        }
+        const auto expected = SketchOneByOne(kept, column, 1234567, width);
+        std::vector<double> sums;
         OnEveryTarget([&](CpuTarget) {
           std::vector<double> buckets(expected.size());
-          AddToSketch(values.data(), column, static_cast<std::int64_t>(length), 1234567, width, buckets.data());
+          sums.push_back(AddRow(values.data(), column, static_cast<std::int64_t>(length), mask_bound, 1234567, width,
+                                buckets.data()));
           EXPECT_EQ(buckets, expected) << width << " " << column << " " << length;
         });
+        EXPECT_NEAR(sums[0], static_cast<double>(squares), 1e-12 * static_cast<double>(squares));
+        for (const double sum : sums)
+          EXPECT_EQ(std::bit_cast<std::uint64_t>(sum), std::bit_cast<std::uint64_t>(sums[0]));
       }
     }
   }
+}
+
+TEST(ValueKernels, SketchesFollowTheDocumentedFormula) {
+  ExpectSketches<float>(kNaN, false);
+  ExpectSketches<double>(kNaN, false);
+}
+
+TEST(ValueKernels, SketchesLeaveOutWhatIsNotFiniteOrMasked) {
+  for (const double mask_bound : {kNaN, -50.0}) {
+    ExpectSketches<float>(mask_bound, true);
+    ExpectSketches<double>(mask_bound, true);
+  }
+}
+
+// A row adds to what earlier rows of its group left.
+TEST(ValueKernels, SketchesAddToWhatIsThere) {
+  const auto values = Values<float>(1000, 8);
+  OnEveryTarget([&](CpuTarget) {
+    std::vector<double> once(4 * 8), twice(4 * 8);
+    (void)AddRow(values.data(), 0, 1000, kNaN, 5, 8, once.data());
+    for (int i = 0; i < 2; ++i) (void)AddRow(values.data(), 0, 1000, kNaN, 5, 8, twice.data());
+    for (std::size_t i = 0; i < once.size(); ++i) EXPECT_NEAR(twice[i], 2 * once[i], 1e-9) << i;
+  });
 }
 
 }  // namespace
