@@ -28,5 +28,6 @@ void AddExport(CLI::App& app, int& exit_code);
 void AddRepair(CLI::App& app, int& exit_code);
 void AddLogits(CLI::App& app, int& exit_code);
 void AddGrowth(CLI::App& app, int& exit_code);
+void AddWeights(CLI::App& app, int& exit_code);
 
 }  // namespace paritrace::cli

@@ -67,6 +67,7 @@ int main(int argc, char** argv) {
   paritrace::cli::AddRepair(app, exit_code);
   paritrace::cli::AddLogits(app, exit_code);
   paritrace::cli::AddGrowth(app, exit_code);
+  paritrace::cli::AddWeights(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version
