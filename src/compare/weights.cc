@@ -270,7 +270,7 @@ class Comparison {
       extra += pair.status == SiteStatus::kMissingInReference;
     }
     result_.verdict = diverged ? Verdict::kDiverged : identical ? Verdict::kIdentical : Verdict::kWithinNoise;
-    if (fused_) result_.remarks.push_back("q, k and v stand in one tensor on one side only: they are not compared");
+    if (fused_) result_.remarks.emplace_back("q, k and v stand in one tensor on one side only: they are not compared");
     if (missing > 0)
       result_.remarks.push_back(
           fmt::format("{} weights of the reference found no partner, {} of the subject", missing, extra));
