@@ -40,4 +40,5 @@ NB_MODULE(_core, module) {
   paritrace::BindTraceWriter(module);
   paritrace::BindTrace(module);
   paritrace::BindTokens(module);
+  paritrace::BindReport(module);
 }

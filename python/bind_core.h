@@ -9,5 +9,6 @@ void BindNaming(nanobind::module_& module);       // trace/naming.h
 void BindTraceWriter(nanobind::module_& module);  // trace/trace_writer.h
 void BindTrace(nanobind::module_& module);        // trace/trace.h
 void BindTokens(nanobind::module_& module);       // compare/tokens.h
+void BindReport(nanobind::module_& module);       // report/document.h
 
 }  // namespace paritrace

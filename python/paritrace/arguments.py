@@ -26,20 +26,25 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_outputs(parser):
-    """`--json`, `--md` and `--quiet`, as every comparing command has them."""
+    """The outputs that every comparing command takes."""
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE (- is standard output)")
     parser.add_argument("--md", metavar="FILE", help="write the report as Markdown")
+    parser.add_argument("--html", metavar="FILE", help="write the report as one self-contained HTML file")
+    parser.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    parser.add_argument("--sarif", metavar="FILE", help="write the result as SARIF")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code is the answer")
 
 
-def write_outputs(options, result, markdown, terminal):
-    """result: for --json; markdown, terminal: functions that make the texts."""
+def write_outputs(options, result, forms):
+    """result: for --json; forms: functions that make the texts: md, html, junit, sarif, terminal."""
     if options.json:
         write_file(options.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    if options.md:
-        write_file(options.md, markdown())
-    if not options.quiet and "-" not in (options.json, options.md):
-        sys.stdout.write(terminal())
+    files = {form: getattr(options, form) for form in ("md", "html", "junit", "sarif")}
+    for form, file in files.items():
+        if file:
+            write_file(file, forms[form]())
+    if not options.quiet and "-" not in (options.json, *files.values()):
+        sys.stdout.write(forms["terminal"]())
 
 
 def write_file(path, text):

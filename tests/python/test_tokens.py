@@ -6,6 +6,7 @@ a GGUF's metadata.
 
 import json
 import random
+from xml.etree import ElementTree
 
 import gguf
 import llama_cpp
@@ -315,6 +316,22 @@ def test_markdown_and_quiet(paritrace_cli, tmp_path, model_folder, base):
     assert done.returncode == 1 and "| `tokens.bos` | bos | 1 | 1 |" in done.stdout
     done = paritrace_cli("tokens", model_folder, edited, "--text", "a | b", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_html_junit_and_sarif(paritrace_cli, tmp_path, model_folder, base):
+    """Of two lines one differs: every form says so."""
+    tokenizer = json.loads(json.dumps(base[0]))
+    inject_lower(tokenizer, {})
+    file = write_tokenizer(tmp_path / "tokenizer.json", tokenizer)
+    texts = ["--text", "<b> lower", "--text", "Upper"]
+    forms = ["--html", "r.html", "--junit", "r.xml", "--sarif", "r.sarif", "--quiet"]
+    assert paritrace_cli("tokens", file, base[1], *texts, *forms).returncode == 1
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot().find("testsuite")
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    (found,) = json.loads((tmp_path / "r.sarif").read_text())["runs"][0]["results"]
+    assert "lower case" in found["message"]["text"] and found["ruleId"] == "paritrace.tokens"
+    page = (tmp_path / "r.html").read_text()
+    assert "lower case" in page and "http" not in page
 
 
 def test_merges_as_the_library_does_them(model_folder):

@@ -66,9 +66,14 @@ def _run(options):
         raise InputError("tokens", "--tokenizer", "two traces", "two tokenizers")
     else:
         result = compare.tokenizers(options.reference, options.subject, texts)
-    write_outputs(
-        options, result, lambda: report.markdown(result, options.all), lambda: report.terminal(result, options.all)
-    )
+    forms = {
+        "md": lambda: report.markdown(result, options.all),
+        "terminal": lambda: report.terminal(result, options.all),
+        "html": lambda: report.html(result),
+        "junit": lambda: report.junit(result),
+        "sarif": lambda: report.sarif(result),
+    }
+    write_outputs(options, result, forms)
     return _EXITS[result["verdict"]]
 
 

@@ -27,12 +27,12 @@ def tokenizers(reference_path, subject_path, texts):
     """Two tokenizers on texts (bytes). Errors: InputError, ImportError."""
     with opened(reference_path) as reference, opened(subject_path) as subject:
         result = _result("tokenizers", reference.describe(), subject.describe())
-        counts, not_compared = [0, 0], 0
+        counts, not_compared = [0, 0], []
         for line, raw in enumerate(texts, start=1):
             ids = [_encoded(side, raw) for side in (reference, subject)]
             refused = [made for made in ids if isinstance(made, Refused)]
             if len(refused) == 2:
-                not_compared += 1
+                not_compared.append(line)
                 continue
             if refused:
                 found = [refusal(ids)]
@@ -47,7 +47,7 @@ def tokenizers(reference_path, subject_path, texts):
             "refused_by_both": not_compared, "tokens_reference": counts[0], "tokens_subject": counts[1],
         }  # fmt: skip
         result["vocabulary"] = _vocabularies(reference, subject)
-    return _judge(result, len(texts) > not_compared, "there is no text that both take")
+    return _judge(result, len(texts) > len(not_compared), "there is no text that both take")
 
 
 def _encoded(tokenizer, raw):

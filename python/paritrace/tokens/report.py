@@ -1,4 +1,4 @@
-"""The report of `paritrace tokens` for people: the answer, both sides, the causes, the first differences."""
+"""The report of `paritrace tokens`: the answer, both sides, the causes, the first differences; for people and for build servers."""
 
 from paritrace.tokens.pieces import show
 
@@ -51,7 +51,7 @@ def _remarks(result):
             "llama.cpp gets the bytes"
         )
     if result["texts"].get("refused_by_both"):
-        remarks.append(f"{result['texts']['refused_by_both']} lines are refused by both and not compared")
+        remarks.append(f"{len(result['texts']['refused_by_both'])} lines are refused by both and not compared")
     return remarks
 
 
@@ -103,3 +103,50 @@ def markdown(result, everything=False):
             lines.append(f"| {entry['line']} | {entry['position']} | {_cell(entry['statement'])} |")
     lines += ["", *(f"- {_cell(remark)}" for remark in _remarks(result))] if _remarks(result) else []
     return "\n".join(lines) + "\n"
+
+
+def html(result):
+    """Everything on one page: every difference, too."""
+    from paritrace import _core
+
+    tone = {"identical": "good", "diverged": "bad"}.get(result["verdict"], "odd")
+    facts = [(side, _side(result[side])) for side in ("reference", "subject")]
+    sections = []
+    if result["causes"]:
+        sections.append(("causes", ["cause", "reason", "lines", "first"], [list(row) for row in _rows(result)]))
+        rows = [
+            [str(entry["line"]), str(entry["position"]), entry["cause"], entry["statement"]]
+            for entry in result["differences"]
+        ]
+        sections.append(("differences", ["line", "token", "cause", "what"], rows))
+    return _core.report_html("paritrace tokens", tone, _answer(result), facts, sections, _remarks(result))
+
+
+def _checks(result):
+    """A check a line; of two traces a check a sequence."""
+    if result["verdict"] == "incomparable":
+        return [("tokens", "error", _answer(result))]
+    said = {}
+    for entry in result["differences"]:
+        said.setdefault(entry["line"], []).append(f"{entry['cause']}: {entry['statement']}")
+    unit = "line" if result["compared"] == "tokenizers" else "sequence"
+    refused = set(result["texts"].get("refused_by_both", []))
+    checks = []
+    for line in range(1, result["texts"]["total"] + 1):
+        outcome = "failed" if line in said else "skipped" if line in refused else "passed"
+        checks.append(
+            (f"{unit} {line}", outcome, "; ".join(said.get(line, ["refused by both"] if line in refused else [])))
+        )
+    return checks
+
+
+def junit(result):
+    from paritrace import _core
+
+    return _core.report_junit("paritrace tokens", _checks(result))
+
+
+def sarif(result):
+    from paritrace import _core
+
+    return _core.report_sarif("paritrace.tokens", result["subject"]["path"], _checks(result))
