@@ -76,6 +76,27 @@ void BlockSteps(const TensorView& tensor, std::int64_t begin, std::int64_t count
   }
 }
 
+// How far the rounding of a scale to f16 may move a value. Simple types take their codes from the scale before it is rounded:
+// each is off by its code times the scale's error. K-quants take them afterwards and lose only what lies beyond their range:
+// `range` is the largest code times the largest inner scale.
+struct ScaleError {
+  DType dtype;
+  float range;
+  bool by_code;
+};
+constexpr ScaleError kScaleErrors[] = {
+    {DType::kQ4_0, 8, true},        {DType::kQ4_1, 15, true},       {DType::kQ5_0, 16, true},
+    {DType::kQ5_1, 31, true},       {DType::kQ8_0, 127, true},      {DType::kTQ1_0, 1, true},
+    {DType::kTQ2_0, 1, true},       {DType::kQ2_K, 3 * 15, false},  {DType::kQ3_K, 4 * 32, false},
+    {DType::kQ4_K, 15 * 63, false}, {DType::kQ5_K, 31 * 63, false}, {DType::kQ6_K, 32 * 128, false},
+};
+
+// Half a unit in the last place of a scale of that size.
+float HalfUnit(float scale) {
+  constexpr float kSmallestNormal = 0x1p-14F, kSmallest = 0x1p-25F;
+  return scale < kSmallestNormal ? kSmallest : std::ldexp(1.0F, std::ilogb(scale) - 11);
+}
+
 }  // namespace
 
 bool HasSteps(DType dtype) {
@@ -98,6 +119,20 @@ void StepsOf(const TensorView& tensor, std::int64_t begin, std::int64_t count, c
     // The exponent alone, as a float of its own; nothing below the smallest normal float is told apart.
     const std::uint32_t exponent = std::max(std::bit_cast<std::uint32_t>(values[i]) >> 23 & 0xffu, least);
     steps[i] = std::bit_cast<float>((exponent > bits ? exponent - bits : 1u) << 23);
+  }
+}
+
+void SpreadsOf(const TensorView& tensor, std::int64_t begin, std::int64_t count, const float* values, float* spreads) {
+  StepsOf(tensor, begin, count, values, spreads);
+  const auto* scale = std::ranges::find(kScaleErrors, tensor.dtype, &ScaleError::dtype);
+  if (scale == std::end(kScaleErrors)) return;
+  float last = -1, unit = 0x1p-25F;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float step = spreads[i];
+    if (scale->by_code && step != last) unit = HalfUnit(last = step);  // the same for a whole block
+    const float code = scale->by_code && step > 0 ? std::fabs(values[i]) / step : scale->range;
+    const float lost = 2 * unit * code;
+    spreads[i] = std::sqrt(step * step + lost * lost);
   }
 }
 

@@ -13,6 +13,11 @@ namespace paritrace {
 
 // Steps of values [begin, begin + count) of a tensor, as DecodeF32 counts them; for block types both are multiples of the
 // block. Scalars: one unit in the last place of the value itself. Integers: 1. Types without steps: 0.
+// Source of the layouts: ggml-common.h.
 void StepsOf(const TensorView& tensor, std::int64_t begin, std::int64_t count, const float* values, float* steps);
+
+// The same with what the rounding of a block's scale adds. Scales are f16: below 2^-14 they come in steps of 2^-24, so that rows
+// of small weights (those of unused tokens, say) are rightly far off, or 0. Step and scale add up in quadrature.
+void SpreadsOf(const TensorView& tensor, std::int64_t begin, std::int64_t count, const float* values, float* spreads);
 
 }  // namespace paritrace

@@ -124,6 +124,9 @@ class Search {
         matrix_.rows * matrix_.columns <= kMostValues ? DecodeAll(q_.subject.tensor) : subject_;
     const auto [low, high] = std::ranges::minmax(all);
     if (!(low == high) || q_.stats.rms_reference == q_.stats.rms_subject) return std::nullopt;
+    // Of a large tensor only some rows were looked at: its rms is of all values.
+    const double whole = std::fabs(low * q_.subject.factor);
+    if (!(std::fabs(q_.stats.rms_subject - whole) <= 1e-6 * whole)) return std::nullopt;
     return Answer("constant", 0, "weights.unloaded", 0.99,
                   fmt::format("all values are {:g}: the weight was never loaded", low * q_.subject.factor),
                   "make the loader fail on names that it does not find", nullptr, low,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <set>
 
 #include <fmt/format.h>
@@ -30,13 +31,24 @@ std::string Text(const Json& config, const std::string& key) {
   return found != config.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+// In which order llama.cpp's converter leaves the rows of q and k. It permutes those of Llama's relatives, of which some have
+// an architecture of their own: what is not listed may be either.
+WeightSource::RowOrder RowOrderOf(std::string_view arch) {
+  if (arch == "llama") return WeightSource::RowOrder::kInterleaved;
+  constexpr std::string_view kAsInHf[] = {"qwen2",  "qwen2moe", "qwen3", "qwen3moe",   "gemma",
+                                          "gemma2", "gemma3",   "bert",  "nomic-bert", "nomic-bert-moe",
+                                          "bitnet", "phi2",     "phi3"};
+  return std::ranges::find(kAsInHf, arch) == std::end(kAsInHf) ? WeightSource::RowOrder::kUnknown
+                                                               : WeightSource::RowOrder::kHalfSplit;
+}
+
 void ReadGgufFacts(const Json& metadata, WeightSource& source) {
   const std::string arch = source.architecture = Text(metadata, "general.architecture");
   if (arch.empty()) return;
   source.head_dim = Whole(metadata, arch + ".attention.key_length");
   const std::int64_t heads = Whole(metadata, arch + ".attention.head_count");
   if (source.head_dim == 0 && heads > 0) source.head_dim = Whole(metadata, arch + ".embedding_length") / heads;
-  source.row_order = arch == "llama" ? WeightSource::RowOrder::kInterleaved : WeightSource::RowOrder::kHalfSplit;
+  source.row_order = RowOrderOf(arch);
   source.norms_hold_plus_one = arch.starts_with("gemma");
 }
 

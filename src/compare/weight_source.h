@@ -25,7 +25,7 @@ struct WeightSource {
   std::string path, format;   // "gguf", "folder", "safetensors", "trace", …
   std::string architecture;   // "" where the file does not say
   std::int64_t head_dim = 0;  // 0: unknown
-  // llama.cpp's `llama` keeps the rows of q and k interleaved; HF and all others half-split. A trace may be either.
+  // llama.cpp's `llama` keeps the rows of q and k interleaved, HF half-split. A trace may be either.
   enum class RowOrder { kHalfSplit, kInterleaved, kUnknown };
   RowOrder row_order = RowOrder::kUnknown;
   bool norms_hold_plus_one = false;    // Gemma's GGUF: what a norm multiplies by, where HF keeps that minus one

@@ -21,7 +21,9 @@ struct Sums {
 // Values [begin, begin + count) with whole blocks around them decoded; `steps` as well where wanted.
 class Reader {
  public:
-  Reader(const NamedWeight& weight, double add) : weight_(weight), add_(add), block_(BlockOf(weight.tensor)) {}
+  // steps_count: how much of a step is still open (see MeasureWeights).
+  Reader(const NamedWeight& weight, double add, double steps_count = 1)
+      : weight_(weight), add_(add), steps_count_(steps_count), block_(BlockOf(weight.tensor)) {}
 
   void Read(std::int64_t begin, std::int64_t count, double* out, double* steps) {
     const std::int64_t from = begin / block_ * block_,
@@ -29,8 +31,8 @@ class Reader {
     values_.resize(static_cast<std::size_t>(to - from));
     steps_.resize(values_.size());
     DecodeF32(weight_.tensor, from, to - from, values_.data());
-    StepsOf(weight_.tensor, from, to - from, values_.data(), steps_.data());
-    const double factor = weight_.factor, size = std::fabs(factor);
+    SpreadsOf(weight_.tensor, from, to - from, values_.data(), steps_.data());
+    const double factor = weight_.factor, size = std::fabs(factor) * steps_count_;
     for (std::int64_t i = 0; i < count; ++i) {
       const auto at = static_cast<std::size_t>(begin - from + i);
       out[i] = values_[at] * factor + add_;
@@ -44,7 +46,7 @@ class Reader {
     return tensor.dtype == DType::kTernaryRows ? 1 : Info(tensor.dtype).block_elements;
   }
   const NamedWeight& weight_;
-  double add_;
+  double add_, steps_count_;
   std::int64_t block_;
   std::vector<float> values_, steps_;
 };
@@ -122,11 +124,14 @@ WeightStats MeasureWeights(const NamedWeight& reference, const NamedWeight& subj
                            const std::function<void(std::int64_t)>& done) {
   const Matrix2 matrix = MatrixOf(subject.tensor, mapping.head_dim > 0);
   const GroupRule rule = RuleFor(reference.tensor.dtype, subject.tensor.dtype);
+  // What has three values on both sides was not rounded in between, but for its scale, to f16.
+  const auto has_three = [](DType type) { return IsTernary(type) || type == DType::kTernaryRows; };
+  const double open_steps = has_three(reference.tensor.dtype) && has_three(subject.tensor.dtype) ? 0x1p-10 : 1;
   const std::int64_t rows_a_chunk = std::max<std::int64_t>(1, kChunkValues / std::max<std::int64_t>(1, matrix.columns));
   std::vector<Sums> chunks(static_cast<std::size_t>((matrix.rows + rows_a_chunk - 1) / rows_a_chunk));
   ParallelFor(matrix.rows, rows_a_chunk, [&](std::int64_t begin, std::int64_t end) {
     Sums& sums = chunks[static_cast<std::size_t>(begin / rows_a_chunk)];
-    Reader from(reference, mapping.add), to(subject, 0);
+    Reader from(reference, mapping.add, open_steps), to(subject, 0, open_steps);
     // A long vector is one row: it is read in pieces, whatever its length.
     const std::int64_t piece = std::min(matrix.columns, kChunkValues);
     std::vector<double> a(static_cast<std::size_t>(piece)), b(a.size()), step_a(a.size()), step_b(a.size());

@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 from tiny_models import build
 
 F32 = gguf.GGMLQuantizationType.F32
@@ -230,6 +231,13 @@ def load_file_f32(path):
     return {name: value.float().numpy() for name, value in load_file(path).items()}
 
 
+def quantise(source, target, type_name):
+    """llama.cpp's own quantiser."""
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name}")
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters)) == 0
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A random Llama whose rows are whole K-quant blocks, as a folder."""
@@ -256,15 +264,8 @@ def wide(tmp_path_factory):
 def test_llamacpps_quantisers(paritrace_cli, wide, tmp_path, write_gguf, type_name):
     """Right files of every quantiser pass; the same file with one matrix of another layer does not."""
     write_gguf(wide, tmp_path / "f32.gguf", "f32", dummy_vocab=True)
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name}")
     quantised = tmp_path / "quantised.gguf"
-
-    def quantise(source):
-        code = llama_cpp.llama_model_quantize(str(source).encode(), str(quantised).encode(), ctypes.byref(parameters))
-        assert code == 0
-
-    quantise(tmp_path / "f32.gguf")
+    quantise(tmp_path / "f32.gguf", quantised, type_name)
     result = weights(paritrace_cli, wide, quantised)
     assert result["verdict"] == "within_noise" and not named(result)
     if type_name[0] == "Q":
@@ -275,7 +276,7 @@ def test_llamacpps_quantisers(paritrace_cli, wide, tmp_path, write_gguf, type_na
         tmp_path / "wrong.gguf",
         lambda a: a.update({"blk.1.ffn_up.weight": a["blk.0.ffn_up.weight"]}),
     )
-    quantise(tmp_path / "wrong.gguf")
+    quantise(tmp_path / "wrong.gguf", quantised, type_name)
     assert named(weights(paritrace_cli, wide, quantised)) == {("layers.1.mlp.up", "linear.wrong_layer")}
 
 
@@ -309,6 +310,75 @@ def test_gemmas_norms_without_the_one(paritrace_cli, tmp_path):
     norms = [name for name in arrays if "norm" in name]
     result = weights(paritrace_cli, tmp_path / "hf", tmp_path / "wrong.gguf")
     assert len(named(result)) == len(norms) and {cause for _, cause in named(result)} == {"norm.weight_plus_one"}
+
+
+@pytest.mark.parametrize("size", [1e-9, 3e-7, 4e-6])
+@pytest.mark.parametrize("type_name", ["q8_0", "q4_0", "Q4_K_M", "Q6_K", "Q3_K_M"])
+def test_rows_of_unused_tokens_are_no_finding(paritrace_cli, wide, tmp_path, write_gguf, type_name, size):
+    """A reported false lead: block scales of 2^-23, "10,000 times too small". They are those of tokens never seen in training."""
+    folder = tmp_path / "model"
+    shutil.copytree(wide, folder)
+    arrays = load_file_f32(folder / "model.safetensors")
+    arrays["model.embed_tokens.weight"][200:] *= np.float32(size / 0.05)
+    save_file(arrays, folder / "model.safetensors", {"format": "pt"})
+    path = tmp_path / "model.gguf"
+    if type_name[0] == "q":
+        write_gguf(folder, path, type_name, dummy_vocab=True)
+    else:
+        write_gguf(folder, tmp_path / "f32.gguf", "f32", dummy_vocab=True)
+        quantise(tmp_path / "f32.gguf", path, type_name)
+    result = weights(paritrace_cli, folder, path)
+    assert result["verdict"] == "within_noise" and not named(result)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_bf16_that_was_cut_off_in_place_of_rounded(paritrace_cli, wide, tmp_path, cut):
+    folder = tmp_path / "bf16"
+    shutil.copytree(wide, folder)
+    tensors = load_file(folder / "model.safetensors")
+    bits = {name: value.view(torch.int32) >> 16 for name, value in tensors.items()}
+    truncated = {name: value.to(torch.int16).view(torch.bfloat16) for name, value in bits.items()}
+    rounded = {name: value.to(torch.bfloat16) for name, value in tensors.items()}
+    save_torch(truncated if cut else rounded, folder / "model.safetensors", {"format": "pt"})
+    result = weights(paritrace_cli, wide, folder)
+    assert result["verdict"] == ("diverged" if cut else "within_noise")
+    assert {cause for _, cause in named(result)} == ({"precision"} if cut else set())
+
+
+def test_an_architecture_whose_row_order_nobody_told_us(paritrace_cli, model_folder, gguf, tmp_path):
+    """Llama's relatives are permuted under names of their own: neither order is called a mistake there."""
+    raw = gguf("q8_0").read_bytes()
+    other = tmp_path / "other.gguf"
+    # The architecture's name, and the keys that begin with it, in a file of the same length.
+    other.write_bytes(raw.replace(b"llama", b"olmos"))
+    result = weights(paritrace_cli, model_folder, other)
+    assert result["verdict"] == "within_noise" and not named(result)
+    assert sum(bool(tensor.get("reordered")) for tensor in result["tensors"]) == 10
+
+
+def test_bitnets_packed_codes(paritrace_cli, tmp_path):
+    """HF keeps four codes in a byte and a scale beside them; a GGUF the values."""
+    rng = np.random.default_rng(4)
+    codes = rng.integers(-1, 2, (64, 256))
+    packed = sum(((codes[i * 16 : (i + 1) * 16] + 1) << (2 * i) for i in range(4)), np.zeros((16, 256), np.int64))
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    name = "model.layers.0.self_attn.v_proj.weight"
+    tensors = {name: packed.astype(np.uint8), f"{name}_scale": np.array([8.0], np.float32)}
+    save_file(tensors, folder / "model.safetensors")
+    config = {"model_type": "bitnet", "quantization_config": {"quant_method": "bitnet", "linear_class": "bitlinear"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    for factor, expected in ((1, set()), (2, {("layers.0.attn.v", "linear.weight_scale")})):
+        path = tmp_path / f"{factor}.gguf"
+        writer = gguf.GGUFWriter(path, "bitnet")
+        values = (codes / 8 * factor).astype(np.float32)
+        kind = gguf.GGMLQuantizationType.TQ2_0
+        writer.add_tensor("blk.0.attn_v.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        assert named(weights(paritrace_cli, folder, path)) == expected
 
 
 def test_weights_that_an_engine_recorded(paritrace_cli, model_folder, tmp_path):
