@@ -21,8 +21,6 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr std::int64_t kValuesOfALine = 16;  // of f32, the widest that tiles are made of
-
 // The sums of one row, in registers.
 struct RowVectors {
   using D = hn::ScalableTag<double>;
@@ -59,14 +57,6 @@ struct RowVectors {
   V max_abs, aa, bb, ab, dd;
 };
 
-// Asks for the values of the next tile's rows at the column, into the second-level cache. Spread over the arithmetic: the few
-// misses that a core has under way at once would otherwise wait for each other, and the arithmetic for them.
-template <int kRows>
-HWY_INLINE void AskFor(const Upcoming& next, std::int64_t row, std::int64_t column) {
-  const std::byte* const at = next.first + row * next.row_bytes + column * next.value_bytes;
-  for (int r = 0; r < kRows; ++r) __builtin_prefetch(at + r * next.row_bytes, 0, 2);
-}
-
 // Rows [row, row + kRows) of the tile: one, two or four.
 template <int kRows>
 void AddRows(const Tile& tile, std::int64_t row, TileSums& sums, double* error, double* energy) {
@@ -79,8 +69,7 @@ void AddRows(const Tile& tile, std::int64_t row, TileSums& sums, double* error, 
   auto abs = hn::Load(d, sums.abs.data());
   for (std::int64_t c = 0; c < tile.columns; c += static_cast<std::int64_t>(hn::Lanes(d))) {
     if (c % kValuesOfALine == 0) {
-      AskFor<kRows>(tile.a_next, row, c);
-      AskFor<kRows>(tile.b_next, row, c);
+      for (int r = 0; r < kRows; ++r) AskFor(tile.b_later.At(row + r, c));
     }
     auto column_error = hn::LoadU(d, error + c), column_energy = hn::LoadU(d, energy + c);
     r0.Add(a + c, b + c, abs, column_error, column_energy);
@@ -115,7 +104,8 @@ bool AddTile(const Tile& tile, int least_exponent, TileSums& sums, double* error
     const float* const a = tile.a + r * tile.a_stride;
     const float* const b = tile.b + r * tile.b_stride;
     const auto at = static_cast<std::size_t>(r);
-    const FirstLook first = FindExponents(a, b, padded, limits, bytes + r * padded);
+    const FirstLook first =
+        FindExponents(a, b, padded, limits, tile.a_later.At(r, 0), tile.a_later.value_bytes, bytes + r * padded);
     equal[at] = first.equal;
     if (first.unusual) second[at] = LookAgain(a, b, padded, least_exponent, bytes + r * padded);
     if (!second[at].finite) return false;

@@ -28,10 +28,14 @@ constexpr std::int64_t kTileColumns = 512;
 // A multiple of every vector.
 constexpr std::int64_t kTileStep = 64;
 
-// Values that the next tile needs from memory, as they are stored; no more than a hint.
+// Values of a later tile, as they are stored: kernels ask for their memory meanwhile.
 struct Upcoming {
   const std::byte* first = nullptr;
   std::int64_t row_bytes = 0, value_bytes = 0;  // from row to row, from value to value
+
+  [[nodiscard]] const std::byte* At(std::int64_t row, std::int64_t column) const {
+    return first + row * row_bytes + column * value_bytes;
+  }
 };
 
 struct Tile {
@@ -39,7 +43,7 @@ struct Tile {
   const float *a = nullptr, *b = nullptr;
   std::int64_t a_stride = 0, b_stride = 0;
   std::int64_t rows = 0, columns = 0;  // at most kTileRows and kTileColumns
-  Upcoming a_next, b_next;
+  Upcoming a_later, b_later;
 };
 
 // Exponents that are found but not yet counted: many at once are counted faster.

@@ -12,6 +12,8 @@
 
 #include <hwy/highway.h>
 
+#include "compare/kernel_loads-inl.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -57,7 +59,7 @@ struct FirstLook {
 #if HWY_TARGET == HWY_SCALAR
 
 HWY_INLINE FirstLook FindExponents(const float* a, const float* b, std::int64_t count, const ExponentLimits& limits,
-                                   std::int8_t* bytes) {
+                                   const std::byte* later, std::int64_t later_step, std::int8_t* bytes) {
   FirstLook look;
   look.unusual = true;  // and the second look finds the exponents
   for (std::int64_t i = 0; i < count; ++i) {
@@ -65,6 +67,8 @@ HWY_INLINE FirstLook FindExponents(const float* a, const float* b, std::int64_t 
         static_cast<std::int64_t>(hn::CountTrue(DF(), hn::Eq(hn::LoadU(DF(), a + i), hn::LoadU(DF(), b + i))));
   }
   (void)limits;
+  (void)later;
+  (void)later_step;
   (void)bytes;
   return look;
 }
@@ -87,11 +91,12 @@ HWY_INLINE VW UpperHalves(VF first, VF second) {
 }
 
 // Writes the exponent of each scaled difference to bytes[0, count), -128 where a and b are equal or closer than 2^-126.
-//   count: a multiple of four vectors
+//   count: a multiple of kTileStep
+//   later: as many values of a later tile, later_step bytes apart
 // Unusual: some sign may differ, some value or difference may not be finite, some exponent may not fit a byte, there may be
 // a new maximum, or `least` hides how small a reference is.
 HWY_INLINE FirstLook FindExponents(const float* a, const float* b, std::int64_t count, const ExponentLimits& limits,
-                                   std::int8_t* bytes) {
+                                   const std::byte* later, std::int64_t later_step, std::int8_t* bytes) {
   const DF df;
   const DW dw;
   const hn::Repartition<std::uint8_t, DF> du8;
@@ -115,6 +120,7 @@ HWY_INLINE FirstLook FindExponents(const float* a, const float* b, std::int64_t 
     return word;
   };
   for (std::int64_t i = 0; i < count; i += 4 * lanes) {
+    for (std::int64_t k = 0; k < 4 * lanes; k += kValuesOfALine) AskFor(later + (i + k) * later_step);
     const VW first = scaled(i), second = scaled(i + 2 * lanes);
     const auto even = hn::BitCast(du8, hn::ShiftRight<kWordMantissaBits>(first));
     const auto odd = hn::BitCast(du8, hn::ShiftLeft<8 - kWordMantissaBits>(second));

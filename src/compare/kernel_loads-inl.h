@@ -8,6 +8,7 @@
 
 #include <hwy/highway.h>
 
+#include <cstddef>
 #include <cstdint>
 
 HWY_BEFORE_NAMESPACE();
@@ -15,6 +16,11 @@ namespace paritrace {
 namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+
+// Asks for a line of memory into the second-level cache. To be spread over arithmetic: a core has few misses under way at
+// once, and what comes in a burst waits for each other, and the arithmetic for it.
+HWY_INLINE void AskFor(const std::byte* at) { __builtin_prefetch(at, 0, 2); }
+constexpr std::int64_t kValuesOfALine = 16;  // of f32, the widest type that tiles hold
 
 struct Half {
   std::uint16_t bits;

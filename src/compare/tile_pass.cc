@@ -55,7 +55,7 @@ TilePass::Values TilePass::Side::Read(std::int64_t outer, std::int64_t row, std:
   return {tile_.data(), kTileColumns};
 }
 
-Upcoming TilePass::Side::Next(std::int64_t outer, std::int64_t row, std::int64_t inner) const {
+Upcoming TilePass::Side::Later(std::int64_t outer, std::int64_t row, std::int64_t inner) const {
   const DTypeInfo& info = Info(tensor_.dtype);
   if (!IsContiguous(layout_) || info.block_elements != 1)
     return {reinterpret_cast<const std::byte*>(tile_.data()), 0, 0};
@@ -91,21 +91,23 @@ TilePass::Rows TilePass::Add(std::int64_t outer, std::int64_t row, std::int64_t 
   sums_.equal.fill(0);
   left_out_.clear();
   Rows result;
+  const std::int64_t tiles = (columns.count + kTileColumns - 1) / kTileColumns;
   for (std::int64_t done = 0; done < columns.count; done += kTileColumns) {
     const Columns now{columns.first + done, std::min(kTileColumns, columns.count - done)};
     const Values a = reference_.Read(outer, row, rows, now), b = subject_.Read(outer, row, rows, now);
-    // The columns that follow, or the first ones of the rows that follow; for the last of all, what is here already.
-    const bool more_columns = done + kTileColumns < columns.count, more_rows = row + 2 * rows <= layout_.rows;
-    const std::int64_t next_row = more_columns || !more_rows ? row : row + rows;
-    const std::int64_t next_column = more_columns ? now.first + kTileColumns : columns.first;
+    // Two tiles on; at the end of the tensor, what is here already.
+    const std::int64_t later = done / kTileColumns + 2, later_row = row + later / tiles * rows;
+    const bool inside = later_row + rows <= layout_.rows;
+    const std::int64_t ask_row = inside ? later_row : row;
+    const std::int64_t ask_column = inside ? columns.first + later % tiles * kTileColumns : now.first;
     const Tile tile{.a = a.first,
                     .b = b.first,
                     .a_stride = a.stride,
                     .b_stride = b.stride,
                     .rows = rows,
                     .columns = now.count,
-                    .a_next = reference_.Next(outer, next_row, next_column),
-                    .b_next = subject_.Next(outer, next_row, next_column)};
+                    .a_later = reference_.Later(outer, ask_row, ask_column),
+                    .b_later = subject_.Later(outer, ask_row, ask_column)};
     if (AddTile(tile, now, outer, to)) {
       result.counted += now.count;
     } else {

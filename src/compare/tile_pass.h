@@ -52,7 +52,7 @@ class TilePass {
    public:
     Side(const TensorView& tensor, const SideLayout& layout);
     Values Read(std::int64_t outer, std::int64_t row, std::int64_t rows, const Columns& columns);
-    [[nodiscard]] Upcoming Next(std::int64_t outer, std::int64_t row, std::int64_t inner) const;
+    [[nodiscard]] Upcoming Later(std::int64_t outer, std::int64_t row, std::int64_t inner) const;
 
    private:
     const TensorView& tensor_;
