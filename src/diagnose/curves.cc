@@ -88,7 +88,7 @@ void AddGelus(std::vector<KnownCurve>& out) {
   out.push_back({"gelu_tanh by a Taylor tanh", GeluWith(TaylorTanh)});
   out.push_back({"gelu by the erf of Abramowitz and Stegun 7.1.25", GeluOf(Erf25)});
   out.push_back({"gelu by the erf of Abramowitz and Stegun 7.1.27", GeluOf(Erf27)});
-  out.push_back({"gelu by the erf of Abramowitz and Stegun 7.1.26", GeluOf(Erf26)});
+  out.push_back({"gelu by the erf of Abramowitz and Stegun 7.1.26", GeluOf(Erf26), true});
   out.push_back({"gelu_tanh without its cube", [](double x) { return 0.5 * x * (1 + std::tanh(kRootTwoOverPi * x)); }});
   out.push_back({"gelu as x sigmoid(1.7 x)", [](double x) { return x / (1 + std::exp(-1.7 * x)); }});
   out.push_back(
@@ -96,7 +96,7 @@ void AddGelus(std::vector<KnownCurve>& out) {
 }
 
 void AddOtherActivations(std::vector<KnownCurve>& out) {
-  const auto add = [&](const char* name, Curve curve) { out.push_back({name, std::move(curve), true}); };
+  const auto add = [&](const char* name, Curve curve) { out.push_back({name, std::move(curve), false, true}); };
   add("leaky_relu", [](double x) { return x > 0 ? x : 0.01 * x; });
   add("relu6", [](double x) { return std::clamp(x, 0.0, 6.0); });
   add("elu", [](double x) { return x > 0 ? x : std::expm1(x); });
@@ -105,7 +105,6 @@ void AddOtherActivations(std::vector<KnownCurve>& out) {
   add("softplus", [](double x) { return x > 30 ? x : std::log1p(std::exp(x)); });
   add("softsign", Softsign);
   add("laplace", [](double x) { return 0.5 * (1 + std::erf((x - 0.707107) / (0.282095 * std::numbers::sqrt2))); });
-  add("gelu_10", [](double x) { return std::clamp(TrueActivation(Activation::kGeluErf, x), -10.0, 10.0); });
 }
 
 }  // namespace

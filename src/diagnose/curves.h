@@ -15,6 +15,7 @@ using Curve = std::function<double(double)>;
 struct KnownCurve {
   std::string name;
   Curve of;
+  bool vector_kernels = false;    // clean f32 kernels compute it: a mistake only where f64 is claimed
   bool other_activation = false;  // one that a config may name, and not an approximation of another
 };
 

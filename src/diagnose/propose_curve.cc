@@ -185,7 +185,9 @@ void ProposeRecovered(const SearchSite& site, const Node& node, const Special& s
 }
 
 void ProposeKnown(const SearchSite& site, const Node& node, const Special& special, std::vector<Hypothesis>& out) {
+  const bool f64 = site.replay().arithmetic().inner == Rounding::kNone;
   for (const KnownCurve& other : special.others) {
+    if (other.vector_kernels && !f64) continue;
     if (other.name != special.name) Push(site, node, special, other.name, other.of, other.other_activation, 0, out);
   }
 }

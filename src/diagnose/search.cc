@@ -27,8 +27,9 @@ constexpr double kWorthTrying = 0.5;
 constexpr std::size_t kTried = 12;
 // Two explanations whose leftovers differ by less cannot be told apart on this input.
 constexpr double kTie = 1.5;
-// An approximation is named where it leaves less than this share of what the exact function leaves.
-constexpr double kApproximates = 0.25;
+// An approximation is named where it leaves less than this share of what the exact function leaves, unless that is next to
+// nothing: single roundings fall either way, and say nothing.
+constexpr double kApproximates = 0.25, kNothing = 0.1;
 // A mistake below the noise is named if chance would do so in fewer than one site of a million.
 constexpr double kChance = 1e-6;
 constexpr double kAboveOrder = 8;
@@ -173,16 +174,18 @@ double Leftover(const SiteStats& stats) { return std::sqrt(stats.left + 0.1 * st
 const Outcome* Best(const std::vector<Outcome>& outcomes) {
   const Outcome* best = nullptr;
   double least = 0;
-  const auto least_of = [&](const auto& among) {
-    double left = std::numeric_limits<double>::infinity();
-    for (const Outcome& outcome : outcomes) {
-      if (outcome.accepted && among(outcome.hypothesis)) left = std::min(left, Leftover(outcome.stats));
-    }
-    return left;
+  const auto is_exact = [](const Outcome& outcome) {
+    return outcome.accepted && !outcome.hypothesis.last_resort && !outcome.hypothesis.approximates;
   };
-  const bool explained = std::isfinite(least_of([](const Hypothesis& h) { return !h.last_resort; }));
+  const bool explained = std::ranges::any_of(
+      outcomes, [](const Outcome& outcome) { return outcome.accepted && !outcome.hypothesis.last_resort; });
+  double exact = std::numeric_limits<double>::infinity();
+  for (const Outcome& outcome : outcomes) {
+    if (!is_exact(outcome)) continue;
+    const bool leaves_nothing = outcome.stats.left <= kNothing * outcome.stats.all.floor();
+    exact = std::min(exact, leaves_nothing ? 0.0 : Leftover(outcome.stats));
+  }
   // Of a function and an approximation to it that both explain the values, the function stands.
-  const double exact = least_of([](const Hypothesis& h) { return !h.last_resort && !h.approximates; });
   const auto counts = [explained, exact](const Outcome& outcome) {
     return outcome.accepted && !(explained && outcome.hypothesis.last_resort) &&
            !(outcome.hypothesis.approximates && !(Leftover(outcome.stats) < kApproximates * exact));
@@ -219,6 +222,7 @@ NamedCause Name(const Hypothesis& hypothesis, double confidence) {
 std::vector<const Outcome*> RivalsOf(const Outcome& best, const std::vector<Outcome>& outcomes) {
   std::vector<const Outcome*> rivals;
   for (const Outcome& outcome : outcomes) {
+    if (outcome.hypothesis.approximates && !best.hypothesis.approximates) continue;
     if (!outcome.accepted || outcome.hypothesis.last_resort || outcome.hypothesis.cause == best.hypothesis.cause)
       continue;
     if (Leftover(outcome.stats) > kTie * Leftover(best.stats) + 1e-300) continue;
