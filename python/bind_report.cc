@@ -14,6 +14,7 @@
 #include "bind_core.h"
 #include "core/error.h"
 #include "report/document.h"
+#include "report/page.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -42,8 +43,8 @@ std::vector<Check> ToChecks(const std::vector<PlainCheck>& plain) {
   return checks;
 }
 
-std::string Html(const std::string& title, const std::string& tone, const std::string& sentence,
-                 const std::vector<std::pair<std::string, std::string>>& facts,
+std::string Html(const std::string& result, const std::string& title, const std::string& tone,
+                 const std::string& sentence, const std::vector<std::pair<std::string, std::string>>& facts,
                  const std::vector<PlainSection>& sections, const std::vector<std::string>& remarks) {
   Document document{.title = title, .sentence = sentence, .facts = facts, .remarks = remarks};
   document.tone = tone == "good" ? Tone::kGood : tone == "bad" ? Tone::kBad : Tone::kOdd;
@@ -58,7 +59,7 @@ std::string Html(const std::string& title, const std::string& tone, const std::s
     section.rows = rows;
     document.sections.push_back(std::move(section));
   }
-  return DocumentToHtml(document);
+  return DocumentToHtml(document, nlohmann::ordered_json::parse(result));
 }
 
 }  // namespace
@@ -77,8 +78,9 @@ void BindReport(nb::module_& module) {
         return ChecksToSarif(rule, uri, ToChecks(checks)).dump(1) + "\n";
       },
       "rule"_a, "uri"_a, "checks"_a, "As SARIF 2.1.0. Errors: ValueError.");
-  module.def("report_html", &Html, "title"_a, "tone"_a, "sentence"_a, "facts"_a, "sections"_a, "remarks"_a,
-             "One self-contained page. tone: \"good\", \"bad\" or \"odd\"; sections: (heading, headings of columns, "
+  module.def("report_html", &Html, "result"_a, "title"_a, "tone"_a, "sentence"_a, "facts"_a, "sections"_a, "remarks"_a,
+             "One self-contained page with the result (JSON) in it. tone: \"good\", \"bad\" or \"odd\"; sections: "
+             "(heading, headings of columns, "
              "rows). Errors: ValueError.");
 }
 

@@ -1,5 +1,7 @@
 """The report of `paritrace tokens`: the answer, both sides, the causes, the first differences; for people and for build servers."""
 
+import json
+
 from paritrace.tokens.pieces import show
 
 _SHOWN = 5
@@ -119,7 +121,8 @@ def html(result):
             for entry in result["differences"]
         ]
         sections.append(("differences", ["line", "token", "cause", "what"], rows))
-    return _core.report_html("paritrace tokens", tone, _answer(result), facts, sections, _remarks(result))
+    text = json.dumps(result)
+    return _core.report_html(text, "paritrace tokens", tone, _answer(result), facts, sections, _remarks(result))
 
 
 def _checks(result):
