@@ -7,6 +7,7 @@ GGUF files are written by gguf-py and quantised by llama.cpp; safetensors by the
 import ctypes
 import json
 import shutil
+import subprocess
 
 import gguf
 import llama_cpp
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from paritrace.__main__ import program
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
@@ -22,8 +24,10 @@ from tiny_models import build
 F32 = gguf.GGMLQuantizationType.F32
 
 
-def weights(paritrace_cli, *arguments):
-    done = paritrace_cli("weights", *arguments, "--json", "-")
+def weights(*arguments):
+    # The program itself: Python's start would be most of the time.
+    command = [program(), "weights", *map(str, arguments), "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode in (0, 1, 3), done.stderr
     result = json.loads(done.stdout)
     assert result["schema"] == "paritrace/weights/1"
@@ -78,9 +82,9 @@ def rewrite_gguf(source, path, edit, drop=()):
     "type_name, verdict",
     [("f32", "identical"), ("f16", "within_noise"), ("q8_0", "within_noise"), ("q4_0", "within_noise")],
 )
-def test_a_right_conversion_passes(paritrace_cli, model_folder, gguf, type_name, verdict):
+def test_a_right_conversion_passes(model_folder, gguf, type_name, verdict):
     for pair in ((model_folder, gguf(type_name)), (gguf(type_name), model_folder)):
-        result = weights(paritrace_cli, *pair)
+        result = weights(*pair)
         assert result["verdict"] == verdict and not named(result)
         if type_name[0] == "q":
             ratios = [t["rms_error"] / t["expected_rms_error"] for t in result["tensors"] if t["status"] != "identical"]
@@ -180,38 +184,36 @@ MISTAKES = [
 
 @pytest.mark.parametrize("type_name", ["f32", "q4_0"])
 @pytest.mark.parametrize("edit, expected", MISTAKES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_mistake_is_found_at_its_tensor_and_named(
-    paritrace_cli, model_folder, gguf, tmp_path, type_name, edit, expected
-):
+def test_a_mistake_is_found_at_its_tensor_and_named(model_folder, gguf, tmp_path, type_name, edit, expected):
     wrong = rewrite_gguf(gguf(type_name), tmp_path / "wrong.gguf", edit)
-    result = weights(paritrace_cli, model_folder, wrong)
+    result = weights(model_folder, wrong)
     assert named(result) == expected
     # Against the right GGUF as well, where both sides are rounded.
-    assert named(weights(paritrace_cli, gguf(type_name), wrong)) == expected
+    assert named(weights(gguf(type_name), wrong)) == expected
 
 
-def test_what_was_found_is_said(paritrace_cli, model_folder, gguf, tmp_path):
-    result = weights(paritrace_cli, model_folder, rewrite_gguf(gguf("f32"), tmp_path / "a.gguf", norms_scaled))
+def test_what_was_found_is_said(model_folder, gguf, tmp_path):
+    result = weights(model_folder, rewrite_gguf(gguf("f32"), tmp_path / "a.gguf", norms_scaled))
     tensor = tensor_of(result, "layers.2.attn.norm")
     assert tensor["relation"]["name"] == "1/sqrt(128)" and tensor["cause"]["found"] == pytest.approx(128**-0.5)
-    result = weights(paritrace_cli, model_folder, rewrite_gguf(gguf("q8_0"), tmp_path / "b.gguf", other_layer))
+    result = weights(model_folder, rewrite_gguf(gguf("q8_0"), tmp_path / "b.gguf", other_layer))
     assert tensor_of(result, "layers.1.attn.v")["cause"]["found"] == 3
-    result = weights(paritrace_cli, model_folder, rewrite_gguf(gguf("q8_0"), tmp_path / "c.gguf", shifted_rows))
+    result = weights(model_folder, rewrite_gguf(gguf("q8_0"), tmp_path / "c.gguf", shifted_rows))
     assert tensor_of(result, "embed")["cause"]["found"] == 1
 
 
-def test_the_converter_that_forgot_the_permutation(paritrace_cli, model_folder, tmp_path, write_gguf):
+def test_the_converter_that_forgot_the_permutation(model_folder, tmp_path, write_gguf):
     write_gguf(model_folder, tmp_path / "wrong.gguf", "q8_0", permute=False)
-    result = weights(paritrace_cli, model_folder, tmp_path / "wrong.gguf")
+    result = weights(model_folder, tmp_path / "wrong.gguf")
     assert named(result) == {(f"layers.{i}.attn.{which}", "linear.permuted") for i in range(5) for which in "qk"}
 
 
-def test_a_missing_weight(paritrace_cli, model_folder, gguf, tmp_path):
+def test_a_missing_weight(model_folder, gguf, tmp_path):
     wrong = rewrite_gguf(gguf("f32"), tmp_path / "wrong.gguf", lambda arrays: None, drop=("blk.2.ffn_norm.weight",))
-    assert named(weights(paritrace_cli, model_folder, wrong)) == {("layers.2.mlp.norm", "weights.unloaded")}
+    assert named(weights(model_folder, wrong)) == {("layers.2.mlp.norm", "weights.unloaded")}
 
 
-def test_small_norms_that_are_the_published_ones_are_cleared(paritrace_cli, model_folder, gguf, tmp_path, write_gguf):
+def test_small_norms_that_are_the_published_ones_are_cleared(model_folder, gguf, tmp_path, write_gguf):
     """A reported false lead: rms 0.046 taken for "20 times too small"."""
     folder = tmp_path / "small"
     shutil.copytree(model_folder, folder)
@@ -221,7 +223,7 @@ def test_small_norms_that_are_the_published_ones_are_cleared(paritrace_cli, mode
             arrays[name] = arrays[name] * np.float32(0.046 / np.sqrt(np.mean(arrays[name] ** 2)))
     save_file(arrays, folder / "model.safetensors", {"format": "pt"})
     write_gguf(folder, tmp_path / "small.gguf", "q8_0")
-    result = weights(paritrace_cli, folder, tmp_path / "small.gguf")
+    result = weights(folder, tmp_path / "small.gguf")
     assert result["verdict"] == "within_noise"
     said = {entry["what"]: entry["evidence"] for entry in result["cleared"]}["norm weights"]
     assert said.startswith("rms 0.046 to 0.046 in 11 norms, which is what the reference has")
@@ -261,12 +263,12 @@ def wide(tmp_path_factory):
 @pytest.mark.parametrize(
     "type_name", ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "TQ1_0", "TQ2_0"]
 )
-def test_llamacpps_quantisers(paritrace_cli, wide, tmp_path, write_gguf, type_name):
+def test_llamacpps_quantisers(wide, tmp_path, write_gguf, type_name):
     """Right files of every quantiser pass; the same file with one matrix of another layer does not."""
     write_gguf(wide, tmp_path / "f32.gguf", "f32", dummy_vocab=True)
     quantised = tmp_path / "quantised.gguf"
     quantise(tmp_path / "f32.gguf", quantised, type_name)
-    result = weights(paritrace_cli, wide, quantised)
+    result = weights(wide, quantised)
     assert result["verdict"] == "within_noise" and not named(result)
     if type_name[0] == "Q":
         ratios = [t["rms_error"] / t["expected_rms_error"] for t in result["tensors"] if t["status"] == "within_noise"]
@@ -277,30 +279,30 @@ def test_llamacpps_quantisers(paritrace_cli, wide, tmp_path, write_gguf, type_na
         lambda a: a.update({"blk.1.ffn_up.weight": a["blk.0.ffn_up.weight"]}),
     )
     quantise(tmp_path / "wrong.gguf", quantised, type_name)
-    assert named(weights(paritrace_cli, wide, quantised)) == {("layers.1.mlp.up", "linear.wrong_layer")}
+    assert named(weights(wide, quantised)) == {("layers.1.mlp.up", "linear.wrong_layer")}
 
 
 @pytest.mark.parametrize("name", ["gemma2", "mixtral", "qwen2_moe", "bert"])
-def test_other_architectures(paritrace_cli, tmp_path, name):
+def test_other_architectures(tmp_path, name):
     import tiny_gguf
 
     model = build(name)
     model.save_pretrained(tmp_path / "hf")
     tiny_gguf.write(model, tmp_path / "tiny.gguf", "q8_0")
-    result = weights(paritrace_cli, tmp_path / "hf", tmp_path / "tiny.gguf")
+    result = weights(tmp_path / "hf", tmp_path / "tiny.gguf")
     assert result["verdict"] == "within_noise" and not named(result), named(result)
     compared = [tensor for tensor in result["tensors"] if tensor["status"] in ("identical", "within_noise")]
     assert len(compared) >= len(model.state_dict()) - 3
 
 
-def test_gemmas_norms_without_the_one(paritrace_cli, tmp_path):
+def test_gemmas_norms_without_the_one(tmp_path):
     import tiny_gguf
 
     model = build("gemma2")
     model.save_pretrained(tmp_path / "hf")
     tiny_gguf.write(model, tmp_path / "right.gguf", "f32")
     arrays = read_gguf(tmp_path / "right.gguf")
-    result = weights(paritrace_cli, tmp_path / "hf", tmp_path / "right.gguf")
+    result = weights(tmp_path / "hf", tmp_path / "right.gguf")
     assert not named(result) and "norms plus one" in {entry["what"] for entry in result["cleared"]}
     with torch.no_grad():  # the converter that forgot it: the same file from a model whose norms are one less
         for path, parameter in model.named_parameters():
@@ -308,13 +310,13 @@ def test_gemmas_norms_without_the_one(paritrace_cli, tmp_path):
                 parameter.sub_(1)
     tiny_gguf.write(model, tmp_path / "wrong.gguf", "f32")
     norms = [name for name in arrays if "norm" in name]
-    result = weights(paritrace_cli, tmp_path / "hf", tmp_path / "wrong.gguf")
+    result = weights(tmp_path / "hf", tmp_path / "wrong.gguf")
     assert len(named(result)) == len(norms) and {cause for _, cause in named(result)} == {"norm.weight_plus_one"}
 
 
 @pytest.mark.parametrize("size", [1e-9, 3e-7, 4e-6])
 @pytest.mark.parametrize("type_name", ["q8_0", "q4_0", "Q4_K_M", "Q6_K", "Q3_K_M"])
-def test_rows_of_unused_tokens_are_no_finding(paritrace_cli, wide, tmp_path, write_gguf, type_name, size):
+def test_rows_of_unused_tokens_are_no_finding(wide, tmp_path, write_gguf, type_name, size):
     """A reported false lead: block scales of 2^-23, "10,000 times too small". They are those of tokens never seen in training."""
     folder = tmp_path / "model"
     shutil.copytree(wide, folder)
@@ -327,12 +329,12 @@ def test_rows_of_unused_tokens_are_no_finding(paritrace_cli, wide, tmp_path, wri
     else:
         write_gguf(folder, tmp_path / "f32.gguf", "f32", dummy_vocab=True)
         quantise(tmp_path / "f32.gguf", path, type_name)
-    result = weights(paritrace_cli, folder, path)
+    result = weights(folder, path)
     assert result["verdict"] == "within_noise" and not named(result)
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_bf16_that_was_cut_off_in_place_of_rounded(paritrace_cli, wide, tmp_path, cut):
+def test_bf16_that_was_cut_off_in_place_of_rounded(wide, tmp_path, cut):
     folder = tmp_path / "bf16"
     shutil.copytree(wide, folder)
     tensors = load_file(folder / "model.safetensors")
@@ -340,23 +342,23 @@ def test_bf16_that_was_cut_off_in_place_of_rounded(paritrace_cli, wide, tmp_path
     truncated = {name: value.to(torch.int16).view(torch.bfloat16) for name, value in bits.items()}
     rounded = {name: value.to(torch.bfloat16) for name, value in tensors.items()}
     save_torch(truncated if cut else rounded, folder / "model.safetensors", {"format": "pt"})
-    result = weights(paritrace_cli, wide, folder)
+    result = weights(wide, folder)
     assert result["verdict"] == ("diverged" if cut else "within_noise")
     assert {cause for _, cause in named(result)} == ({"precision"} if cut else set())
 
 
-def test_an_architecture_whose_row_order_nobody_told_us(paritrace_cli, model_folder, gguf, tmp_path):
+def test_an_architecture_whose_row_order_nobody_told_us(model_folder, gguf, tmp_path):
     """Llama's relatives are permuted under names of their own: neither order is called a mistake there."""
     raw = gguf("q8_0").read_bytes()
     other = tmp_path / "other.gguf"
     # The architecture's name, and the keys that begin with it, in a file of the same length.
     other.write_bytes(raw.replace(b"llama", b"olmos"))
-    result = weights(paritrace_cli, model_folder, other)
+    result = weights(model_folder, other)
     assert result["verdict"] == "within_noise" and not named(result)
     assert sum(bool(tensor.get("reordered")) for tensor in result["tensors"]) == 10
 
 
-def test_bitnets_packed_codes(paritrace_cli, tmp_path):
+def test_bitnets_packed_codes(tmp_path):
     """HF keeps four codes in a byte and a scale beside them; a GGUF the values."""
     rng = np.random.default_rng(4)
     codes = rng.integers(-1, 2, (64, 256))
@@ -378,10 +380,10 @@ def test_bitnets_packed_codes(paritrace_cli, tmp_path):
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        assert named(weights(paritrace_cli, folder, path)) == expected
+        assert named(weights(folder, path)) == expected
 
 
-def test_weights_that_an_engine_recorded(paritrace_cli, model_folder, tmp_path):
+def test_weights_that_an_engine_recorded(model_folder, tmp_path):
     import paritrace
 
     arrays = load_file_f32(model_folder / "model.safetensors")
@@ -392,15 +394,15 @@ def test_weights_that_an_engine_recorded(paritrace_cli, model_folder, tmp_path):
             sign = np.float32(-1 if wrong and name == "model.layers.2.mlp.down_proj.weight" else 1)
             writer.record(0, name, "", value * sign)
         writer.close()
-        result = weights(paritrace_cli, model_folder, path)
+        result = weights(model_folder, path)
         expected = {("layers.2.mlp.out", "linear.weight_scale")} if wrong else set()
         assert named(result) == expected
         assert result["verdict"] == ("diverged" if wrong else "identical")
 
 
-def test_nothing_in_common(paritrace_cli, model_folder, tmp_path):
+def test_nothing_in_common(model_folder, tmp_path):
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
-    result = weights(paritrace_cli, model_folder, tmp_path / "a.safetensors")
+    result = weights(model_folder, tmp_path / "a.safetensors")
     assert result["verdict"] == "incomparable" and "no weight in common" in result["reason"]
 
 
@@ -411,15 +413,15 @@ def test_bad_input_is_one_line(paritrace_cli, model_folder, tmp_path):
         assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
-def test_the_result_does_not_depend_on_threads(paritrace_cli, model_folder, gguf, monkeypatch):
+def test_the_result_does_not_depend_on_threads(model_folder, gguf, monkeypatch):
     results = []
     for threads in ("1", "5"):
         monkeypatch.setenv("PARITRACE_THREADS", threads)
-        results.append(weights(paritrace_cli, model_folder, gguf("q4_0")))
+        results.append(weights(model_folder, gguf("q4_0")))
     assert results[0] == results[1]
 
 
-def test_a_safetensors_file_alone(paritrace_cli, model_folder, gguf):
+def test_a_safetensors_file_alone(model_folder, gguf):
     """Without a config the order of rows is not known: either is right."""
-    result = weights(paritrace_cli, model_folder / "model.safetensors", gguf("q8_0"))
+    result = weights(model_folder / "model.safetensors", gguf("q8_0"))
     assert result["verdict"] == "within_noise" and not named(result)
