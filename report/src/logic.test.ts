@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { packF32, packU32, unpackF32, unpackU32 } from "./bytes";
 import { contrast, kShades, kUnknown, luminance, shadeOf } from "./colour";
 import type { Diagnosis, Diff, NoiseRow } from "./data";
+import { unpackNoise } from "./noise";
 import { positionsOfDiff, ratiosOf } from "./errors";
 import { numberText, percentText, rangesText, ratioText, visibleText } from "./format";
 import { placeCells } from "./picture";
@@ -71,7 +72,7 @@ describe("sites", () => {
   });
   it("reads null beside nonfinite as infinite, and what was not judged as unknown", () => {
     const cells = cellsOfDiagnosis(diagnosisOf([row("a", null, { nonfinite: true }), row("b", 0, { judged: false })]));
-    expect(cells.map((cell) => [cell.ratio, cell.state])).toEqual([[Infinity, "good"], [null, "unknown"]]);
+    expect(cells.map((cell) => cell.ratio)).toEqual([Infinity, null]);
   });
   it("takes the worst step of a site, the blamed one before all", () => {
     const cells = cellsOfDiagnosis(diagnosisOf([row("a", 1), row("a", 3, { step: 1 }), row("a", null, { step: 2, judged: false })]));
@@ -91,7 +92,23 @@ describe("sites", () => {
   it("counts a diff's unmeasured difference as more than any number", () => {
     const site = { step: 0, site: "x", shape: [1], max_abs: null, max_abs_at: null, mean_abs: null, rms_reference: 1, rms_subject: 1, cosine: null };
     const diff = { sites: [{ ...site, status: "diverged", nmse: null, nonfinite: true }, { ...site, status: "missing_in_subject", nmse: null }, { ...site, status: "within_noise", nmse: 4e-12, allowed_nmse: 1e-12 }], first_divergence: { step: 0, site: "x", position: 0 } } as unknown as Diff;
-    expect(cellsOfDiff(diff).map((cell) => [cell.ratio, cell.state])).toEqual([[Infinity, "bad"], [null, "unknown"], [2, "good"]]);
+    expect(cellsOfDiff(diff).map((cell) => cell.ratio)).toEqual([Infinity, null, 2]);
+  });
+});
+
+describe("packed noise", () => {
+  it("comes back as the rows of the JSON", () => {
+    const packed = {
+      sites: ["embed", "logits"], site: packU32([0, 1, 1]), step: packU32([0, 0, 5]), values: packU32([8, 9, 9]), judged: packU32([1, 1, 0]),
+      introduced_nmse: packF32([0.25, Infinity, 0]), floor_nmse: packF32([1, 1, 0]), ratio: packF32([0.5, Infinity, 0]), left_nmse: packF32([0, NaN, 0]),
+      exact: packF32([1, 0, 1]), one_ulp: packF32([1, 0, 1]), propagated_nmse: packF32([0, 0, 0]),
+    };
+    const rows = unpackNoise(packed);
+    expect(rows[0]).toEqual({ step: 0, site: "embed", introduced_nmse: 0.25, floor_nmse: 1, ratio: 0.5, left_nmse: 0, exact: 1, one_ulp: 1, propagated_nmse: 0, values: 8 });
+    expect(rows[1]).toMatchObject({ site: "logits", introduced_nmse: null, ratio: null, left_nmse: null, nonfinite: true });
+    expect(rows[2]).toMatchObject({ step: 5, judged: false });
+    expect(cellsOfDiagnosis(diagnosisOf(rows)).map((cell) => cell.ratio)).toEqual([0.5, Infinity, null]);
+    expect(unpackNoise([row("a", 1)])).toEqual([row("a", 1)]);
   });
 });
 

@@ -5,6 +5,7 @@ import { h, replace } from "./dom";
 import { positionsOfDiff, positionsOfView, tokensOf } from "./errors";
 import { numberText, percentText, ratioText } from "./format";
 import { copyText, toMarkdown } from "./markdown";
+import { unpackNoise } from "./noise";
 import { cellsOfDiagnosis, cellsOfDiff, type Cell } from "./sites";
 import { Store } from "./state";
 import { tabs, type View } from "./tabs";
@@ -101,6 +102,7 @@ function build(payload: Payload, app: HTMLElement): void {
   const schema = result.schema ?? "";
   const isDiagnosis = schema.startsWith("paritrace/diagnosis/");
   const isDiff = schema.startsWith("paritrace/diff/");
+  if (isDiagnosis) (result as Diagnosis).noise = unpackNoise((result as Diagnosis).noise);
   const cells = isDiagnosis ? cellsOfDiagnosis(result as Diagnosis) : isDiff ? cellsOfDiff(result as Diff) : [];
   const worst = cells.reduce<Cell | null>((best, cell) => (best === null || (cell.ratio ?? -1) > (best.ratio ?? -1) ? cell : best), null);
   const store = new Store({ view: "", site: (cells.find((cell) => cell.marked) ?? worst)?.site ?? null, step: null, position: null, head: null });

@@ -2,9 +2,6 @@
 import type { Diagnosis, Diff } from "./data";
 import { rangesText } from "./format";
 
-// good: within noise. bad: diverged. unknown: not judged, not compared, or missing on one side.
-export type State = "exact" | "good" | "bad" | "unknown";
-
 export interface Cell {
   index: number; // in order of execution
   step: number;
@@ -12,7 +9,6 @@ export interface Cell {
   role: string; // the site without its layer
   layer: number | null;
   ratio: number | null; // error over what rounding explains; null where it is not known
-  state: State;
   marked: boolean; // what the answer speaks of: a defect, the first divergence
   // Relative to the output's rms. For a diff, `error` is the whole difference and there is no `propagated`.
   error: number | null;
@@ -47,9 +43,8 @@ export function cellsOfDiagnosis(diagnosis: Diagnosis): Cell[] {
     const judged = row.judged !== false;
     const ratio = judged ? ratioOf(row.ratio, row.nonfinite) : null;
     const marked = faulty.has(row.site);
-    const state: State = !judged ? "unknown" : marked ? "bad" : ratio === 0 ? "exact" : "good";
     return {
-      index, step: row.step, site: row.site, role, layer, ratio, state, marked,
+      index, step: row.step, site: row.site, role, layer, ratio, marked,
       error: judged ? rootOf(row.introduced_nmse) : null,
       floor: judged ? rootOf(row.floor_nmse) : null,
       propagated: rootOf(row.propagated_nmse),
@@ -62,21 +57,18 @@ export function cellsOfDiagnosis(diagnosis: Diagnosis): Cell[] {
 // Sites outside the layers, as the contract names them.
 const kTop = new Set(["embed", "embed.norm", "final_norm", "logits", "pooled"]);
 
-const kStates: Record<string, State> = { identical: "exact", within_noise: "good", diverged: "bad", shape_mismatch: "bad" };
-
 export function cellsOfDiff(diff: Diff): Cell[] {
   const first = diff.first_divergence;
   return diff.sites.map((site, index) => {
     const [layer, role] = splitSite(site.site);
     const error = rootOf(site.nmse);
     const floor = rootOf(site.allowed_nmse);
-    const state = kStates[site.status] ?? "unknown";
     let ratio: number | null = null;
     if (error === 0) ratio = 0;
     else if (error !== null && floor !== null) ratio = floor > 0 ? error / floor : Infinity;
-    else if (state === "bad") ratio = Infinity;
+    else if (site.status === "diverged" || site.status === "shape_mismatch") ratio = Infinity;
     return {
-      index, step: site.step, site: site.site, role, layer, ratio, state,
+      index, step: site.step, site: site.site, role, layer, ratio,
       marked: first !== null && first.step === site.step && first.site === site.site,
       error, floor, propagated: null,
       note: site.note ?? site.status.replaceAll("_", " "),

@@ -2,6 +2,8 @@
 import { readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { packF32, packU32 } from "../src/bytes";
+import type { NoiseRow } from "../src/data";
 import { diagnosisPage, diffPage, expect, logitsPage, test, writePage } from "./pages";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -80,6 +82,28 @@ test("ten thousand sites open in under a second and scroll smoothly", async ({ p
   console.log(`scrolling: median frame ${frames[30]!.toFixed(1)} ms, 90 % ${frames[54]!.toFixed(1)} ms`);
   expect(frames[30]!).toBeLessThan(34);
   await expect(page.locator(".site").first()).not.toContainText("layers.0.in");
+});
+
+test("a run of 256 steps, its noise packed, opens and scrolls", async ({ page }) => {
+  const { payload, diagnosis } = diagnosisPage(22, ["attn.q_rope"], 1);
+  const sites = diagnosis.noise.map((row) => row.site);
+  const steps = 256;
+  const column = (of: (row: NoiseRow) => number) => packF32(Array.from({ length: steps * sites.length }, (_, i) => of(diagnosis.noise[i % sites.length]!)));
+  const whole = (of: (i: number) => number) => packU32(Array.from({ length: steps * sites.length }, (_, i) => of(i)));
+  (diagnosis as { noise: unknown }).noise = {
+    sites, site: whole((i) => i % sites.length), step: whole((i) => Math.floor(i / sites.length)), values: whole(() => 768), judged: whole(() => 1),
+    introduced_nmse: column((r) => r.introduced_nmse!), floor_nmse: column((r) => r.floor_nmse!), ratio: column((r) => r.ratio!), left_nmse: column(() => 0),
+    exact: column(() => 1), one_ulp: column(() => 1), propagated_nmse: column(() => 0),
+  };
+  await page.goto(writePage("steps-256", payload));
+  await expect(page.locator(".count")).toHaveText(`${sites.length} sites`);
+  await expect(page.locator("#detail h2")).toContainText("layers.0.attn.q_rope");
+  await page.locator(".list").focus();
+  await page.keyboard.press("End");
+  await expect(page.locator(".site").last()).toContainText("logits");
+  await expect(page.locator("#detail h2")).toContainText("logits");
+  await page.locator(".map select").selectOption("255");
+  await expect(page.locator("#detail h2")).toContainText("logits step 255");
 });
 
 test("names that look like markup stay text", async ({ page }) => {

@@ -81,7 +81,7 @@ test("search finds a site and selects it", async ({ page }) => {
   await expect(page.locator("#detail h2")).toContainText("layers.13.attn.k_rope");
   await page.keyboard.press("/");
   await page.keyboard.press("Escape");
-  await expect(page.locator(".count")).toHaveText(/399|398|of/);
+  await expect(page.locator(".count")).toHaveText(/^\d+ sites$/);
 });
 
 test("each view of a diagnosis shows its evidence", async ({ page }) => {

@@ -46,7 +46,7 @@ double ErrorOf(double recorded, double expected) {
 }
 
 void AddHeads(const std::vector<ErrorSums>& cells, std::int64_t tokens, std::int64_t most, SiteView& view) {
-  if (tokens == 0 || cells.empty()) return;
+  if (tokens == 0 || cells.empty() || most == 0) return;
   view.heads = static_cast<std::int64_t>(cells.size()) / tokens;
   const std::int64_t room = std::max<std::int64_t>(1, most / view.heads);
   view.head_bin = (tokens + room - 1) / room;
@@ -143,13 +143,14 @@ void AddHistogram(const RecordedSite& recorded, const Value& expected, bool scor
 }  // namespace
 
 ViewLimits LimitsFor(std::size_t sites) {
-  // A sample takes four words, a token two, a cell one, and a word six letters; 1000 letters go for the rest.
+  // A sample takes four words, a token two, a cell one, and a word six letters; 700 letters go for the rest.
   constexpr std::int64_t kLetters = 3'000'000;
-  const std::int64_t words = (kLetters / static_cast<std::int64_t>(std::max<std::size_t>(sites, 1)) - 1000) / 6;
+  const std::int64_t words = (kLetters / static_cast<std::int64_t>(std::max<std::size_t>(sites, 1)) - 700) / 6;
   const auto share = [&](std::int64_t most, std::int64_t least, std::int64_t divisor) {
     return std::clamp(words / divisor, least, most);
   };
-  return {.samples = share(256, 16, 8), .tokens = share(256, 16, 8), .cells = share(2048, 64, 4)};
+  return {
+      .samples = share(256, 4, 8), .tokens = share(256, 8, 8), .cells = share(2048, 0, 4), .histogram = words > 128};
 }
 
 SiteView MakeSiteView(const Node& node, const RecordedSite& recorded, const Value& expected, const SiteStats& stats,
@@ -160,7 +161,7 @@ SiteView MakeSiteView(const Node& node, const RecordedSite& recorded, const Valu
   AddTokens(stats, limits.tokens, view);
   AddHeads(cells, static_cast<std::int64_t>(recorded.token_known.size()), limits.cells, view);
   AddSamples(recorded, expected, scores, limits.samples, view);
-  AddHistogram(recorded, expected, scores, view);
+  if (limits.histogram) AddHistogram(recorded, expected, scores, view);
   return view;
 }
 

@@ -13,9 +13,10 @@ namespace paritrace {
 // Most entries that a view may keep of each kind.
 struct ViewLimits {
   std::int64_t samples = 256, tokens = 256, cells = 2048;
+  bool histogram = true;
 };
 
-// Limits that keep the views of `sites` sites within about 3 MB of text together.
+// Limits that keep the views of `sites` sites within about 3 MB of text together; beyond 2000 sites a little is left of each.
 [[nodiscard]] ViewLimits LimitsFor(std::size_t sites);
 
 struct SiteView {

@@ -1,6 +1,9 @@
 #include "report/diagnosis_page.h"
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <utility>
 
 #include "report/diagnosis_html.h"
 #include "report/diagnosis_json.h"
@@ -40,6 +43,41 @@ Json ViewToJson(const SiteView& view) {
   return json;
 }
 
+// Rows beyond this many, of runs with many steps, go into the page as packed columns (report/src/noise.ts).
+constexpr std::size_t kMostNoiseRows = 5000;
+
+Json PackNoise(const std::vector<NoiseRow>& rows) {
+  std::map<std::string, std::uint32_t> known;
+  std::vector<std::string> names;
+  std::vector<std::uint32_t> site, step, values, judged;
+  for (const NoiseRow& row : rows) {
+    const auto [at, is_new] = known.try_emplace(row.site, static_cast<std::uint32_t>(names.size()));
+    if (is_new) names.push_back(row.site);
+    site.push_back(at->second);
+    step.push_back(static_cast<std::uint32_t>(row.step));
+    values.push_back(static_cast<std::uint32_t>(std::min<std::int64_t>(row.values, UINT32_MAX)));
+    judged.push_back(row.judged ? 1 : 0);
+  }
+  Json packed = {{"sites", std::move(names)},
+                 {"site", PackU32(site)},
+                 {"step", PackU32(step)},
+                 {"values", PackU32(values)},
+                 {"judged", PackU32(judged)}};
+  const std::pair<const char*, double NoiseRow::*> figures[] = {{"introduced_nmse", &NoiseRow::introduced_nmse},
+                                                                {"floor_nmse", &NoiseRow::floor_nmse},
+                                                                {"ratio", &NoiseRow::ratio},
+                                                                {"left_nmse", &NoiseRow::left_nmse},
+                                                                {"exact", &NoiseRow::exact},
+                                                                {"one_ulp", &NoiseRow::one_ulp},
+                                                                {"propagated_nmse", &NoiseRow::propagated_nmse}};
+  for (const auto& [name, member] : figures) {
+    std::vector<float> column;
+    for (const NoiseRow& row : rows) column.push_back(static_cast<float>(row.*member));
+    packed[name] = PackF32(column);
+  }
+  return packed;
+}
+
 std::string EngineOf(const Json& header) {
   const auto engine = header.find("engine");
   if (engine == header.end() || !engine->is_object()) return "";
@@ -71,8 +109,10 @@ std::string DiagnosisToHtml(const Diagnosis& diagnosis, const std::vector<std::s
   if (PageTemplate().empty()) return DiagnosisToPlainHtml(diagnosis);
   Json sites = Json::object();
   for (const SiteView& view : diagnosis.views) sites[view.site] = ViewToJson(view);
+  Json result = DiagnosisToJson(diagnosis);
+  if (diagnosis.noise.size() > kMostNoiseRows) result["noise"] = PackNoise(diagnosis.noise);
   return FillPage(
-      PageTemplate(), DiagnosisToDocument(diagnosis), DiagnosisToJson(diagnosis),
+      PageTemplate(), DiagnosisToDocument(diagnosis), result,
       {.markdown = DiagnosisToMarkdown(diagnosis),
        .tokens = tokens,
        .views = {{"reference_label", kExpected}, {"subject_label", kRecorded}, {"sites", std::move(sites)}}});

@@ -129,8 +129,10 @@ TEST(SiteView, MaskedScoresAreNoValues) {
 
 TEST(SiteView, LimitsShrinkWithTheNumberOfSites) {
   EXPECT_EQ(LimitsFor(1).samples, 256);
+  EXPECT_TRUE(LimitsFor(400).histogram);
   EXPECT_LT(LimitsFor(2000).samples, 64);
-  EXPECT_GE(LimitsFor(1'000'000).samples, 16);
+  EXPECT_FALSE(LimitsFor(10'000).histogram);
+  EXPECT_EQ(LimitsFor(1'000'000).samples, 4);
 }
 
 }  // namespace

@@ -124,6 +124,34 @@ def test_a_page_of_22_layers_stays_small(tmp_path):
     assert payload is None or len(payload["views"]["sites"]) >= 22 * 15
 
 
+def test_python_commands_write_the_same_page(tmp_path):
+    """`tokens`, and what `sweep` calls: tables, and texts that are no UTF-8."""
+    from paritrace.sweep import summary
+
+    model_folder = ROOT / "models" / "paritrace-llama"
+    outputs = ["--html", tmp_path / "tokens.html", "--json", tmp_path / "tokens.json", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-m", "paritrace", "tokens", model_folder, model_folder, "--text", "return value", *outputs],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    payload = payload_of(tmp_path / "tokens.html")
+    if payload is None:
+        pytest.skip("this build has no page: there is no npm")
+    assert payload["result"] == json.loads((tmp_path / "tokens.json").read_text())
+    assert payload["page"]["tone"] == "good"
+
+    keys = ("model", "prompt", "length", "engine", "arithmetic")
+    scenarios = [{"id": str(i)} | dict.fromkeys(keys, f"v{i}") for i in range(3)]
+    receipts = {"0": {"status": "done", "verdict": "identical"}, "1": {"status": "crashed", "error": "</b>\udcff"}}
+    (tmp_path / "sweep.html").write_text(summary.html(scenarios, receipts))
+    page = payload_of(tmp_path / "sweep.html")["page"]
+    assert page["tone"] == "bad" and page["sentence"].startswith("3 scenarios: 1 parity, 1 crashed")
+    assert [row[5:] for row in page["sections"][0]["rows"]] == [["parity", ""], ["crashed", "</b>?"], ["not run", ""]]
+
+
 def test_the_views_in_chromium(pages):
     """Each page that the program wrote, opened and clicked through; the views themselves are tested in report/tests."""
     for tool in ("npm", "chromium"):

@@ -19,7 +19,7 @@ def _parser():
     parser = Parser(
         prog="paritrace sweep",
         description="Runs models x prompts x lengths x engines x arithmetic, each in its own process with a time limit, and "
-        "diagnoses each. Writes receipts.jsonl as it goes and summary.md at the end. Start it again to go on where it ended.",
+        "diagnoses each. Writes receipts.jsonl as it goes summary.md and summary.html at the end. Start it again to go on where it ended.",
         epilog="Exit codes: 0 all at parity, 1 some diverged, failed, crashed or ran too long, 2 bad usage or plan, "
         "3 nothing was judged.",
     )
@@ -84,6 +84,7 @@ def _run(options):
                 wrong += summary.state_of(receipt) not in ("parity", "recorded")
                 draw(done + now, now, wrong)
         write_whole(receipts.folder / "summary.md", summary.markdown(scenarios, receipts.by_id))
+        write_whole(receipts.folder / "summary.html", summary.html(scenarios, receipts.by_id))
         if not options.quiet:
             sys.stdout.write(summary.terminal(scenarios, receipts.by_id))
         return _exit_code(summary.count([receipts.by_id[scenario["id"]] for scenario in scenarios]))

@@ -3,6 +3,7 @@ Nothing in it depends on when or where a scenario ran, so that two runs of a pla
 """
 
 import collections
+import json
 
 from paritrace.sweep.plan import label
 
@@ -88,3 +89,26 @@ def terminal(scenarios, receipts):
     if len(rest) > 12:
         lines.append(f"  and {len(rest) - 12} more: see summary.md")
     return "\n".join(lines) + "\n"
+
+
+def html(scenarios, receipts):
+    """summary.html: the same answer, and every scenario."""
+    from paritrace import _core
+
+    present = [receipts[scenario["id"]] for scenario in scenarios if scenario["id"] in receipts]
+    counts = count(present)
+    keys = ["model", "prompt", "length", "engine", "arithmetic"]
+    rows = []
+    for scenario in scenarios:
+        receipt = receipts.get(scenario["id"])
+        found = [state_of(receipt), what_happened(receipt)] if receipt else ["not run", ""]
+        # What went wrong may hold bytes that are no UTF-8, which the extension module refuses.
+        cells = [
+            str(cell).encode("utf-8", errors="replace").decode() for cell in [*(scenario[key] for key in keys), *found]
+        ]
+        rows.append(cells)
+    bad = any(counts[state] for state in ("diverged", "failed", "crashed", "timeout"))
+    tone = "bad" if bad else "good" if counts["parity"] + counts["recorded"] else "odd"
+    result = json.dumps({"schema": "paritrace/sweep/1", "counts": counts})
+    sections = [("Scenarios", [*keys, "result", "what"], rows)]
+    return _core.report_html(result, "paritrace sweep", tone, f"{sentence(counts, len(scenarios))}.", [], sections, [])

@@ -21,7 +21,7 @@ function proof(diagnosis: Diagnosis, defect: Defect, store: Store): (HTMLElement
   }
   const row = diagnosis.noise.find((noise) => noise.site === defect.site && noise.step === defect.step);
   const share = row && defect.side === "subject" ? ` Only ${percentText(row.exact)} of the values equal ${diagnosis.arithmetic} to the bit.` : "";
-  return [...start, ` is off by no more than rounding makes (${ratioText(defect.ratio)} of the noise floor): no tolerance sees this, the shape of the error tells.${share}`];
+  return [...start, ` is off by about what rounding makes (${ratioText(defect.ratio)} of the noise floor): no tolerance sees this, the shape of the error tells.${share}`];
 }
 
 const kMostLinks = 6;

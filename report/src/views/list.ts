@@ -1,8 +1,8 @@
-// Every site in order of execution. Only the rows in sight are in the document: ten thousand scroll as ten do.
+// Every site in order of execution, as in the map: of the chosen step, or the worst of all. Only the rows in sight are in the document: ten thousand scroll as ten do.
 import { h, replace } from "../dom";
 import { shadeOf } from "../colour";
 import { ratioText } from "../format";
-import { filterSites, type Cell } from "../sites";
+import { cellsOfStep, filterSites, type Cell } from "../sites";
 import type { Store } from "../state";
 import { onTheme, theme } from "../theme";
 
@@ -16,15 +16,15 @@ export interface SiteList {
 
 export function siteList(cells: Cell[], store: Store): SiteList {
   const steps = new Set(cells.map((cell) => cell.step)).size;
-  let found = cells;
+  let step = store.selection.step;
+  let shown = cellsOfStep(cells, step);
+  let found = shown;
   const search = h("input", { type: "search", id: "search", placeholder: "Search sites  ( / )", "aria-label": "Search sites", autocomplete: "off", spellcheck: "false" });
   const count = h("p", { class: "count", "aria-live": "polite" });
   const rows = h("div", { class: "rows" });
   const box = h("div", { class: "list", role: "listbox", tabindex: 0, "aria-label": "Sites in order of execution" }, rows);
 
-  const isSelected = (cell: Cell): boolean =>
-    cell.site === store.selection.site && (store.selection.step === null || store.selection.step === cell.step);
-  const selectedAt = (): number => found.findIndex(isSelected);
+  const selectedAt = (): number => found.findIndex((cell) => cell.site === store.selection.site);
 
   function render(): void {
     const first = Math.max(0, Math.floor(box.scrollTop / kRow) - 4);
@@ -54,14 +54,14 @@ export function siteList(cells: Cell[], store: Store): SiteList {
   }
 
   function choose(cell: Cell): void {
-    store.set({ site: cell.site, step: store.selection.step === null ? null : cell.step, position: null, head: null });
+    store.set({ site: cell.site, position: null, head: null });
   }
 
   function next(by: number, only: (cell: Cell) => boolean = () => true): void {
     let at = selectedAt();
     if (at < 0) at = by > 0 ? -1 : found.length;
     for (at += by; at >= 0 && at < found.length; at += by) {
-      if (only(found[at]!) && found[at]!.site !== store.selection.site) return choose(found[at]!);
+      if (only(found[at]!)) return choose(found[at]!);
     }
   }
 
@@ -84,9 +84,12 @@ export function siteList(cells: Cell[], store: Store): SiteList {
     const to = event.key === "Home" ? 0 : event.key === "End" ? found.length - 1 : Math.max(0, Math.min(found.length - 1, selectedAt() + by!));
     if (found[to]) choose(found[to]);
   });
+  function filter(): void {
+    found = filterSites(shown, search.value);
+    replace(count, search.value.trim() === "" ? `${shown.length} sites` : `${found.length} of ${shown.length}`);
+  }
   search.addEventListener("input", () => {
-    found = filterSites(cells, search.value);
-    replace(count, `${found.length} of ${cells.length}`);
+    filter();
     box.scrollTop = 0;
     render();
   });
@@ -102,13 +105,18 @@ export function siteList(cells: Cell[], store: Store): SiteList {
       search.blur();
     }
   });
-  replace(count, `${cells.length} sites`);
+  filter();
   onTheme(render);
   new ResizeObserver(() => {
     reveal(selectedAt());
     render();
   }).observe(box);
-  store.watch(() => {
+  store.watch((selection) => {
+    if (selection.step !== step) {
+      step = selection.step;
+      shown = cellsOfStep(cells, step);
+      filter();
+    }
     reveal(selectedAt());
     render();
   });
