@@ -57,7 +57,7 @@ std::string NameFromValues(const Trace& trace, const Recording& recording) {
     case Rounding::kBF16: return jax ? "jax-bf16" : "torch-bf16";
     case Rounding::kF16: return "torch-f16";
     case Rounding::kF32: return jax ? "jax-f32" : "f32";
-    case Rounding::kNone: break;
+    default: break;
   }
   return "f64";
 }
@@ -77,6 +77,7 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
     chosen.inferred = true;
     chosen.arithmetic = *FindArithmetic(NameFromValues(trace, recording));
   }
+  chosen.arithmetic.declared = !chosen.inferred;
   const auto experts = RunOf(trace).find("experts");
   if (experts != RunOf(trace).end() && *experts == "eager") chosen.arithmetic.mixture = Mixture::kByExpert;
   if (chosen.arithmetic.name == "ggml-cpu" || chosen.arithmetic.name == "bitnet-int8")

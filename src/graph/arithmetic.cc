@@ -34,8 +34,10 @@ struct Format {
 constexpr Format FormatOf(Rounding rounding) {
   switch (rounding) {
     case Rounding::kF32: return {23, -126};
-    case Rounding::kF16: return {10, -14};
-    case Rounding::kBF16: return {7, -126};
+    case Rounding::kF16:
+    case Rounding::kF16Cut: return {10, -14};
+    case Rounding::kBF16:
+    case Rounding::kBF16Cut: return {7, -126};
     case Rounding::kNone: break;
   }
   return {52, -1022};
@@ -60,6 +62,16 @@ double RoundToHalf(double value) {
   bits += ((std::uint64_t{1} << (kDropped - 1)) - 1) + ((bits >> kDropped) & 1);
   bits &= ~((std::uint64_t{1} << kDropped) - 1);
   return std::bit_cast<double>(bits);
+}
+
+// Towards zero.
+double CutTo(Format format, double value, double largest) {
+  if (!std::isfinite(value) || value == 0) return value;
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  const double quantum = std::ldexp(1.0, std::max(exponent - 1, format.min_exponent) - format.mantissa);
+  const double cut = std::trunc(value / quantum) * quantum;
+  return std::fabs(cut) > largest ? std::copysign(largest, value) : cut;
 }
 
 std::array<Arithmetic, 13> MakePolicies() {
@@ -139,6 +151,8 @@ double Round(Rounding rounding, double value) {
     case Rounding::kF32: return static_cast<double>(static_cast<float>(value));
     case Rounding::kF16: return RoundToHalf(value);
     case Rounding::kBF16: return RoundToBFloat(value);
+    case Rounding::kF16Cut: return CutTo(FormatOf(rounding), value, kLargestHalf);
+    case Rounding::kBF16Cut: return CutTo(FormatOf(rounding), value, kLargestBFloat);
   }
   return value;
 }
@@ -166,11 +180,27 @@ double UlpDistance(Rounding rounding, double a, double b) {
 std::string_view Name(Rounding rounding) {
   switch (rounding) {
     case Rounding::kF32: return "f32";
-    case Rounding::kF16: return "f16";
-    case Rounding::kBF16: return "bf16";
+    case Rounding::kF16:
+    case Rounding::kF16Cut: return "f16";
+    case Rounding::kBF16:
+    case Rounding::kBF16Cut: return "bf16";
     case Rounding::kNone: break;
   }
   return "f64";
+}
+
+Rounding Arithmetic::At(Step step, Rounding otherwise) const {
+  for (const RoundMark& mark : marks) {
+    if (mark.step == step) return mark.rounding;
+  }
+  return otherwise;
+}
+
+bool Arithmetic::IsMarked(Step step) const {
+  for (const RoundMark& mark : marks) {
+    if (mark.step == step) return true;
+  }
+  return false;
 }
 
 std::optional<Arithmetic> FindArithmetic(std::string_view name) {

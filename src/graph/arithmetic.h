@@ -6,14 +6,16 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/dtype.h"
 
 namespace paritrace {
 
-enum class Rounding : std::uint8_t { kNone, kF32, kF16, kBF16 };
+// The cut ones drop the bits that do not fit, towards zero, where the others round to nearest even.
+enum class Rounding : std::uint8_t { kNone, kF32, kF16, kBF16, kF16Cut, kBF16Cut };
 
-// `value` rounded to nearest even in the given format, as a double. NaN and infinities pass; overflow becomes infinity.
+// `value` in the given format, as a double. NaN and infinities pass; overflow becomes infinity, and when cut the largest number.
 [[nodiscard]] double Round(Rounding rounding, double value);
 void RoundAll(Rounding rounding, std::span<double> values);
 
@@ -24,7 +26,35 @@ void RoundAll(Rounding rounding, std::span<double> values);
 // representable in it. kNone counts f64 steps.
 [[nodiscard]] double UlpDistance(Rounding rounding, double a, double b);
 
-[[nodiscard]] std::string_view Name(Rounding rounding);  // "f64", "f32", "f16", "bf16"
+[[nodiscard]] std::string_view Name(
+    Rounding rounding);  // "f64", "f32", "f16", "bf16"; those that are cut by their format
+
+// Places inside an op where an engine may round.
+enum class Step : std::uint8_t {
+  kStored,      // every result that the op stores, on the way and at the end
+  kInner,       // every result inside norms, softmax, RoPE tables and activations
+  kInput,       // what is read: activations; queries; probabilities
+  kCached,      // K or V as attention reads it
+  kWeight,      // a weight as it is used; of a norm with weight plus one, the sum
+  kScale,       // the factor of an embedding
+  kSum,         // the running sum of a product, after every addition
+  kMean,        // of a norm: the mean square or the variance
+  kRoot,        // of a norm: the root, before its reciprocal is taken
+  kReciprocal,  // of a norm: one over the root of it
+  kNormed,      // of a norm: before the weight
+  kPosition,    // of RoPE: the position, its frequencies, their products, cosine and sine
+  kFrequency,
+  kAngle,
+  kTable,
+  kDot,     // of scores: the product, before it is scaled
+  kOutput,  // the result
+};
+
+// "Round here", where a policy would not, or to another format.
+struct RoundMark {
+  Step step = Step::kOutput;
+  Rounding rounding = Rounding::kNone;
+};
 
 // What an engine does to the activations before a product with a weight.
 enum class DotInput : std::uint8_t {
@@ -68,6 +98,12 @@ struct Arithmetic {
   ActivationKernel activation = ActivationKernel::kExact;
   Mixture mixture = Mixture::kByRank;
   [[nodiscard]] bool is_ggml() const { return dot_input != DotInput::kAsStored; }
+  bool declared = false;              // stated by the trace or the user, not inferred from the values
+  std::vector<RoundMark> marks = {};  // of the one op that is computed
+
+  // The rounding at a step: that of its mark, else `otherwise`.
+  [[nodiscard]] Rounding At(Step step, Rounding otherwise) const;
+  [[nodiscard]] bool IsMarked(Step step) const;
 };
 
 // A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "graph/arithmetic.h"
 
 namespace paritrace {
 
@@ -35,7 +36,8 @@ struct NormOp {
   double eps = 1e-5;
   NormWeight use = NormWeight::kTimes;
   double weight_factor = 1;
-  std::int64_t group = 0;  // lanes normalised together; 0: the whole row
+  std::int64_t group = 0;                  // lanes normalised together; 0: the whole row
+  std::vector<double> weight_values = {};  // in place of the file's; no model has any
 };
 
 // BitNet's linear layers (arXiv:2402.17764): activations become whole numbers up to 127 times the largest of their token,
@@ -59,6 +61,10 @@ struct LinearOp {
   Int8Scope int8 = Int8Scope::kToken;
   double int8_range = 127;
   double weight_scale = 1;  // of kCodes and kValues
+  // Ranks that each hold a contiguous block of the inputs or outputs, all as long. Block b of the weight meets block
+  // input_order[b] of the input (kAbsent: none); block b of the output is what block output_order[b] should be.
+  std::vector<int> input_order = {}, output_order = {};  // empty: as they are
+  double bias_factor = 1;
 };
 
 enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };
@@ -74,6 +80,12 @@ struct RopeOp {
   std::vector<double> frequency_factors;  // [rotary_dim / 2], divide the frequencies (llama3); empty: all 1
   int direction = 1;                      // -1 turns backwards
   int times = 1;                          // 0: not applied, 2: applied twice
+  std::vector<double> row_factors = {};   // [tokens], multiply each token's lanes; empty: all 1
+};
+
+// A query that finds another row in a slot of the cache than the key's or value's own. All are places in the run.
+struct CacheRow {
+  std::int64_t query = 0, key = 0, source = kAbsent;  // kAbsent: zeros
 };
 
 // scores[h, q, k] = softcap(scale * <Q[q, h], K[k, kv(h)]>), -inf where masked.
@@ -83,18 +95,32 @@ struct ScoresOp {
   bool scales_query = false;  // the query is multiplied and stored before the product, not the product after it
   double softcap = 0;         // 0: none
   bool causal = true;
-  std::int64_t mask_offset = 0;           // keys up to position q + offset are seen
-  std::int64_t window = 0;                // 0: none; else only keys with q - k < window
-  bool tiled_heads = false;               // kv(h) = h % kv_heads where h / (heads / kv_heads) is right
-  std::vector<std::int64_t> hidden_keys;  // positions that nobody sees, ascending; no model has any
-  bool own_key_visible = false;           // but for their own queries
+  std::int64_t mask_offset = 0;            // keys up to position q + offset are seen
+  std::int64_t window = 0;                 // 0: none; else only keys with q - k < window
+  bool tiled_heads = false;                // kv(h) = h % kv_heads where h / (heads / kv_heads) is right
+  std::vector<std::int64_t> hidden_keys;   // positions that nobody sees, ascending; no model has any
+  bool own_key_visible = false;            // but for their own queries
+  std::vector<double> slopes = {};         // [heads], times key - query position, added to scaled scores; empty: none
+  std::vector<double> query_factors = {};  // [tokens], multiply each query's scaled scores; empty: all 1
+  std::optional<RopeOp> extra_rope = {};   // turns q and k first
+  std::vector<CacheRow> cache = {};        // ascending by query
 };
-struct SoftmaxOp {};
+
+// Over the keys, and divided by the sum: everything else is a hypothesis.
+enum class SoftmaxAxis : std::uint8_t { kKeys, kQueries, kHeads };
+struct SoftmaxOp {
+  SoftmaxAxis axis = SoftmaxAxis::kKeys;
+  bool divided = true;
+  double temperature = 1;                   // multiplies the scores
+  std::vector<double> sinks = {};           // [heads], scores of a key without a value; empty: none
+  std::optional<ScoresOp> mask_after = {};  // hidden keys take part in the sum, and are then set to zero
+};
 struct ContextOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
   bool tiled_heads = false;
-  bool heads_outermost = false;  // [heads, tokens, dim] read as [tokens, heads * dim]
-  bool lanes_outermost = false;  // [tokens, dim, heads] read as [tokens, heads * dim]
+  bool heads_outermost = false;      // [heads, tokens, dim] read as [tokens, heads * dim]
+  bool lanes_outermost = false;      // [tokens, dim, heads] read as [tokens, heads * dim]
+  std::vector<CacheRow> cache = {};  // ascending by query
 };
 
 // kGeluNew is the curve of kGeluTanh, put together from elementwise operations that store their results, not one kernel.
@@ -183,6 +209,7 @@ struct Node {
   bool wide = false;    // stored in the inner precision (f32), whatever the engine stores elsewhere
   bool pooled = false;  // one row for the whole sequence
   std::shared_ptr<const KernelFault> fault = nullptr;  // only a hypothesis has one
+  std::vector<RoundMark> marks = {};                   // a hypothesis: rounded here, where the policy would not
 };
 
 // A weight of the model, in the file's own layout. Linear weights: [out, in].

@@ -29,7 +29,8 @@ std::vector<double> VectorWeight(const Weight& weight, const Arithmetic& arithme
 Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, const Arithmetic& arithmetic) {
   const std::int64_t rows = table.tensor.shape[0], width = table.tensor.shape[1];
   Value out({run.count(), width});
-  const double scale = Round(arithmetic.storage, op.scale);
+  const double scale = Round(arithmetic.At(Step::kScale, arithmetic.storage), op.scale);
+  const Rounding output = arithmetic.At(Step::kOutput, arithmetic.storage);
   const auto index_of = [&](std::size_t t) {
     return op.index == EmbedIndex::kToken      ? run.tokens[t]
            : op.index == EmbedIndex::kPosition ? run.positions[t]
@@ -55,9 +56,9 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
       Requantise(*op.quantised, quantised);
       std::ranges::copy(quantised, row.begin());
     }
-    for (double& value : row) value = Round(arithmetic.storage, value);
+    for (double& value : row) value = Round(op.scale == 1 ? output : arithmetic.storage, value);
     if (op.scale != 1) {
-      for (double& value : row) value = Round(arithmetic.storage, value * scale);
+      for (double& value : row) value = Round(output, value * scale);
     }
   }
   return out;
@@ -65,10 +66,30 @@ Value ComputeEmbed(const EmbedOp& op, const Weight& table, const RunInput& run, 
 
 namespace {
 
-// The policy with all results kept in its inner precision.
-Arithmetic Widened(Arithmetic arithmetic) {
-  arithmetic.storage = arithmetic.inner;
+// The policy as it holds for one node: all results kept in the inner precision where the node is wide, and its own marks.
+Arithmetic PolicyOf(const Node& node, Arithmetic arithmetic) {
+  if (node.wide) arithmetic.storage = arithmetic.inner;
+  arithmetic.marks = node.marks;
+  arithmetic.inner = arithmetic.At(Step::kInner, arithmetic.inner);
+  arithmetic.storage = arithmetic.At(Step::kStored, arithmetic.storage);
   return arithmetic;
+}
+
+// Inputs as the node reads them, where a mark rounds them; `storage` owns the copies.
+std::vector<const Value*> MarkedInputs(const Node& node, std::span<const Value* const> inputs,
+                                       const Arithmetic& arithmetic, std::vector<Value>& storage) {
+  std::vector<const Value*> read(inputs.begin(), inputs.end());
+  // Of scores and of the weighted sum, the last input comes from the cache.
+  const bool attends = std::holds_alternative<ScoresOp>(node.op) || std::holds_alternative<ContextOp>(node.op);
+  storage.reserve(inputs.size());
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    const Step step = attends && i == 1 ? Step::kCached : Step::kInput;
+    if (!arithmetic.IsMarked(step)) continue;
+    storage.push_back(*read[i]);
+    RoundAll(arithmetic.At(step, Rounding::kNone), storage.back().data);
+    read[i] = &storage.back();
+  }
+  return read;
 }
 
 }  // namespace
@@ -82,9 +103,12 @@ Value Compute(const Node& node, std::span<const Value* const> inputs, const Grap
   return ComputeOp(node, inputs, graph, weight(node.weight), weight(node.bias), run, arithmetic);
 }
 
-Value ComputeOp(const Node& node, std::span<const Value* const> inputs, const Graph& graph, const Weight* weight,
+Value ComputeOp(const Node& node, std::span<const Value* const> recorded, const Graph& graph, const Weight* weight,
                 const Weight* bias, const RunInput& run, const Arithmetic& policy, SpecialFunction curve) {
-  const Arithmetic arithmetic = node.wide ? Widened(policy) : policy;
+  const bool plain = node.marks.empty() && !node.wide;
+  const Arithmetic arithmetic = plain ? policy : PolicyOf(node, policy);
+  std::vector<Value> rounded;
+  const std::vector<const Value*> inputs = MarkedInputs(node, recorded, arithmetic, rounded);
   return std::visit(
       Overloaded{
           [&](const EmbedOp& op) { return ComputeEmbed(op, *weight, run, arithmetic); },
@@ -92,7 +116,7 @@ Value ComputeOp(const Node& node, std::span<const Value* const> inputs, const Gr
           [&](const LinearOp& op) { return ComputeLinear(op, *inputs[0], *weight, bias, arithmetic); },
           [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
           [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic, curve); },
-          [&](const SoftmaxOp&) { return ComputeSoftmax(*inputs[0], arithmetic, curve); },
+          [&](const SoftmaxOp& op) { return ComputeSoftmax(op, *inputs[0], run, arithmetic, curve); },
           [&](const ContextOp& op) { return ComputeContext(op, *inputs[0], *inputs[1], arithmetic); },
           [&](const ActivationOp& op) { return ComputeActivation(op, inputs, arithmetic, curve); },
           [&](const AddOp& op) { return ComputeAdd(op, inputs, arithmetic); },

@@ -55,7 +55,8 @@ using SpecialFunction = const std::function<double(double)>*;
 [[nodiscard]] Value ComputeRope(const RopeOp& op, const Value& x, const RunInput& run, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
                                   const Arithmetic& arithmetic, SpecialFunction tanh = nullptr);
-[[nodiscard]] Value ComputeSoftmax(const Value& scores, const Arithmetic& arithmetic, SpecialFunction exp = nullptr);
+[[nodiscard]] Value ComputeSoftmax(const SoftmaxOp& op, const Value& scores, const RunInput& run,
+                                   const Arithmetic& arithmetic, SpecialFunction exp = nullptr);
 [[nodiscard]] Value ComputeContext(const ContextOp& op, const Value& probs, const Value& v,
                                    const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs,
@@ -66,6 +67,7 @@ using SpecialFunction = const std::function<double(double)>*;
 
 [[nodiscard]] Value ComputeGate(const GateOp& op, const Value& x, const Value& gate, const Arithmetic& arithmetic,
                                 SpecialFunction sigmoid = nullptr);
+// A softmax over each row. logits [tokens, experts].
 [[nodiscard]] Value ComputeRouterProbs(const Value& logits, const Arithmetic& arithmetic);
 // A row with NaN in it has no most probable experts: NaN stands for their ids, and all that follows from them is NaN.
 [[nodiscard]] Value ComputeTopExperts(const TopExpertsOp& op, const Value& probs);
@@ -96,12 +98,15 @@ using SpecialFunction = const std::function<double(double)>*;
 // All values of a vector weight (norm weight, bias), rounded as the policy keeps weights.
 [[nodiscard]] std::vector<double> VectorWeight(const Weight& weight, const Arithmetic& arithmetic);
 
-// A sum in the policy's order: exact (f64, front to back) or f32 after every addition.
+// A sum in the policy's order: exact (f64, front to back) or f32 after every addition; or rounded after every addition.
 class Summer {
  public:
-  explicit Summer(Accumulate accumulate) : f32_(accumulate == Accumulate::kF32Sequential) {}
+  explicit Summer(Accumulate accumulate, Rounding running = Rounding::kNone)
+      : f32_(accumulate == Accumulate::kF32Sequential && running == Rounding::kNone), running_(running) {}
   void Add(double value) {
-    if (f32_) {
+    if (running_ != Rounding::kNone) {
+      sum64_ = Round(running_, sum64_ + value);
+    } else if (f32_) {
       sum32_ += static_cast<float>(value);
     } else {
       sum64_ += value;
@@ -111,6 +116,7 @@ class Summer {
 
  private:
   bool f32_;
+  Rounding running_;
   float sum32_ = 0;
   double sum64_ = 0;
 };

@@ -126,28 +126,28 @@ double TrueActivation(Activation function, double x) { return Apply(function, x)
 
 Value ComputeActivation(const ActivationOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic,
                         SpecialFunction curve) {
-  const Rounding storage = arithmetic.storage;
+  const Rounding storage = arithmetic.storage, output = arithmetic.At(Step::kOutput, storage);
   Value out(inputs[0]->shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     const double x = inputs[0]->data[i];
-    double y = curve != nullptr ? (*curve)(x) : ApplyWith(arithmetic, op.function, x);
-    y = Round(storage, y);
-    if (inputs.size() > 1) y = Round(storage, y * inputs[1]->data[i]);
-    out.data[i] = y;
+    const double y = curve != nullptr ? (*curve)(x) : ApplyWith(arithmetic, op.function, x);
+    out.data[i] = Round(output, inputs.size() > 1 ? Round(storage, y) * inputs[1]->data[i] : y);
   }
   return out;
 }
 
 Value ComputeAdd(const AddOp& op, std::span<const Value* const> inputs, const Arithmetic& arithmetic) {
+  const Rounding output = arithmetic.At(Step::kOutput, arithmetic.storage);
   Value out(inputs[0]->shape);
   for (std::size_t i = 0; i < out.data.size(); ++i) {
     double sum = 0;
     for (std::size_t j = 0; j < inputs.size(); ++j) {
       const double factor = op.factors.empty() ? 1.0 : op.factors[j];
       const double term = factor == 1 ? inputs[j]->data[i] : Round(arithmetic.storage, inputs[j]->data[i] * factor);
-      sum = j == 0 ? term : Round(arithmetic.storage, sum + term);
+      sum = j == 0 ? term : Round(j + 1 < inputs.size() ? arithmetic.storage : output, sum + term);
     }
-    out.data[i] = sum;
+    // A sum of one term is a copy, which nothing rounds but a mark.
+    out.data[i] = inputs.size() == 1 && arithmetic.IsMarked(Step::kOutput) ? Round(output, sum) : sum;
   }
   return out;
 }

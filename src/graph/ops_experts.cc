@@ -67,7 +67,7 @@ Value RunExpert(const ExpertsOp& op, const Expert& expert, const Value& x, const
 }  // namespace
 
 Value ComputeRouterProbs(const Value& logits, const Arithmetic& arithmetic) {
-  return ComputeSoftmax(logits, arithmetic);
+  return ComputeSoftmax({}, logits, {}, arithmetic);
 }
 
 Value ComputeTopExperts(const TopExpertsOp& op, const Value& probs) {

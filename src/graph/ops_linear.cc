@@ -101,11 +101,31 @@ void UsedRow(const LinearOp& op, const Weight& weight, const std::vector<double>
     Requantise(*op.quantised, row);
     std::ranges::copy(row, to);
   }
-  if (arithmetic.weights == Rounding::kBF16 || arithmetic.weights == Rounding::kF16) {
-    for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(Round(arithmetic.weights, to[i]));
+  const Rounding kept = arithmetic.At(Step::kWeight, arithmetic.weights);
+  if (kept != Rounding::kNone && kept != Rounding::kF32) {
+    for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(Round(kept, to[i]));
   }
   if (op.factor != 1) {
     for (std::int64_t i = 0; i < in; ++i) to[i] = static_cast<T>(to[i] * op.factor);
+  }
+  if (!op.input_order.empty()) {
+    const std::int64_t width = in / static_cast<std::int64_t>(op.input_order.size());
+    const std::vector<T> own(to, to + in);
+    std::fill(to, to + in, T{0});
+    for (std::size_t b = 0; b < op.input_order.size(); ++b) {
+      if (op.input_order[b] == kAbsent) continue;
+      std::copy_n(own.data() + static_cast<std::int64_t>(b) * width, width, to + op.input_order[b] * width);
+    }
+  }
+}
+
+void ExchangeOutputs(const LinearOp& op, Value& out) {
+  const std::size_t width = static_cast<std::size_t>(out.cols()) / op.output_order.size();
+  for (std::int64_t t = 0; t < out.rows(); ++t) {
+    const auto row = out.row(t);
+    const std::vector<double> own(row.begin(), row.end());
+    for (std::size_t b = 0; b < op.output_order.size(); ++b)
+      std::copy_n(own.data() + static_cast<std::size_t>(op.output_order[b]) * width, width, row.data() + b * width);
   }
 }
 
@@ -127,6 +147,24 @@ void Multiply(const LinearOp& op, const Value& x, const Weight& weight, const Ar
             out.row(t)[static_cast<std::size_t>(first + r)] = static_cast<double>(acc[r * kLanes + t - t0]);
           }
         }
+      }
+    }
+  });
+}
+
+// Every product and every sum rounded: slow, and only for a hypothesis.
+void MultiplyRounded(const LinearOp& op, const Value& x, const Weight& weight, const Arithmetic& arithmetic,
+                     Value& out) {
+  const Rounding running = arithmetic.At(Step::kSum, Rounding::kNone);
+  const std::vector<double> whole = op.transposed ? DecodeAll(weight.tensor) : std::vector<double>();
+  ParallelFor(out.cols(), 8, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> w(static_cast<std::size_t>(x.cols()));
+    for (std::int64_t r = begin; r < end; ++r) {
+      UsedRow(op, weight, whole, arithmetic, r, x.cols(), w.data());
+      for (std::int64_t t = 0; t < x.rows(); ++t) {
+        Summer sum(arithmetic.accumulate, running);
+        for (std::size_t i = 0; i < w.size(); ++i) sum.Add(Round(running, x.row(t)[i] * w[i]));
+        out.row(t)[static_cast<std::size_t>(r)] = sum.sum();
       }
     }
   });
@@ -166,14 +204,18 @@ Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, co
     throw InternalError(fmt::format("{}: shape {} does not take {} inputs", weight.name, ToString(shape), x.cols()));
   }
   Value out({x.rows(), shape[0]});
-  if (arithmetic.accumulate == Accumulate::kF32Sequential) {
+  if (arithmetic.IsMarked(Step::kSum)) {
+    MultiplyRounded(op, x, weight, arithmetic, out);
+  } else if (arithmetic.accumulate == Accumulate::kF32Sequential) {
     Multiply<float>(op, x, weight, arithmetic, out);
   } else {
     Multiply<double>(op, x, weight, arithmetic, out);
   }
   if (op.row_order != RowOrder::kAsStored) ReorderHeads(out, op.head_dim, op.row_order == RowOrder::kToInterleaved);
+  const Rounding output = arithmetic.At(Step::kOutput, arithmetic.storage);
   if (bias == nullptr) {
-    RoundAll(arithmetic.storage, out.data);
+    RoundAll(output, out.data);
+    if (!op.output_order.empty()) ExchangeOutputs(op, out);
     return out;
   }
   const std::vector<double> shift = VectorWeight(*bias, arithmetic);
@@ -181,8 +223,11 @@ Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, co
   const Rounding product = arithmetic.is_ggml() ? arithmetic.storage : arithmetic.inner;
   for (std::int64_t t = 0; t < out.rows(); ++t) {
     const auto row = out.row(t);
-    for (std::size_t o = 0; o < row.size(); ++o) row[o] = Round(arithmetic.storage, Round(product, row[o]) + shift[o]);
+    for (std::size_t o = 0; o < row.size(); ++o) {
+      row[o] = Round(output, Round(product, row[o]) + (op.bias_factor == 1 ? shift[o] : shift[o] * op.bias_factor));
+    }
   }
+  if (!op.output_order.empty()) ExchangeOutputs(op, out);
   return out;
 }
 

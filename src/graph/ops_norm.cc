@@ -23,17 +23,25 @@ Moments MomentsOf(std::span<const double> x, const NormOp& op, const Arithmetic&
   }
   Summer squares(arithmetic.reduce);
   for (const double value : x) squares.Add(Round(inner, (value - mean) * (value - mean)));
-  const double mean_square = Round(inner, squares.sum() / n);
-  return {mean, Round(inner, 1.0 / std::sqrt(Round(inner, mean_square + op.eps)))};
+  const double mean_square = Round(arithmetic.At(Step::kMean, inner), squares.sum() / n);
+  const double root = Round(arithmetic.At(Step::kRoot, Rounding::kNone), std::sqrt(Round(inner, mean_square + op.eps)));
+  return {mean, Round(arithmetic.At(Step::kReciprocal, inner), 1.0 / root)};
 }
 
 }  // namespace
 
 Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const Weight* bias,
                   const Arithmetic& arithmetic) {
-  const std::vector<double> scale = weight != nullptr ? VectorWeight(*weight, arithmetic) : std::vector<double>();
+  const std::vector<double> scale = !op.weight_values.empty() ? op.weight_values
+                                    : weight != nullptr       ? VectorWeight(*weight, arithmetic)
+                                                              : std::vector<double>();
   const std::vector<double> shift = bias != nullptr ? VectorWeight(*bias, arithmetic) : std::vector<double>();
   const Rounding inner = arithmetic.inner, storage = arithmetic.storage;
+  // Gemma multiplies inside f32, the others after a cast to storage.
+  const bool plus_one = op.use == NormWeight::kPlusOne;
+  const Rounding used = arithmetic.At(Step::kWeight, plus_one ? inner : Rounding::kNone),
+                 normed = arithmetic.At(Step::kNormed, plus_one || op.kind == NormKind::kLayer ? inner : storage),
+                 output = arithmetic.At(Step::kOutput, storage);
   const std::int64_t group = op.group > 0 ? op.group : x.cols();
   Value out(x.shape);
   ParallelFor(x.rows(), 8, [&](std::int64_t begin, std::int64_t end) {
@@ -44,23 +52,23 @@ Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const 
         const Moments moments = MomentsOf(in, op, arithmetic);
         for (std::size_t i = 0; i < in.size(); ++i) {
           double y = Round(inner, Round(inner, in[i] - moments.mean) * moments.reciprocal);
-          // A weight shared by all groups (q and k norms) is as long as one group; otherwise it spans the row.
-          const std::size_t w = scale.size() == in.size() ? i : static_cast<std::size_t>(start) + i;
+          // A weight shared by all heads (q and k norms) is as long as one of them; otherwise it spans the row.
+          const std::size_t lane = static_cast<std::size_t>(start) + i, w = scale.empty() ? lane : lane % scale.size();
           if (op.kind == NormKind::kLayer) {  // one fused kernel: a single rounding to storage at the end
-            const double plus = op.use == NormWeight::kPlusOne ? 1.0 : 0.0;
+            const double plus = plus_one ? 1.0 : 0.0;
+            y = Round(normed, y);
             if (!scale.empty() && op.use != NormWeight::kMissing)
               y = Round(inner, y * (plus + scale[w]) * op.weight_factor);
             if (op.use == NormWeight::kTwice) y = Round(inner, y * scale[w]);
             if (!shift.empty()) y = Round(inner, y + shift[w]);
-          } else if (op.use == NormWeight::kPlusOne) {  // Gemma: weight + 1 and the product inside f32
-            y = Round(inner, y * Round(inner, 1.0 + scale[w] * op.weight_factor));
+          } else if (plus_one) {
+            y = Round(inner, Round(normed, y) * Round(used, 1.0 + scale[w] * op.weight_factor));
           } else if (!scale.empty() && op.use != NormWeight::kMissing) {
-            y = Round(storage, y);
-            y = Round(storage, y * scale[w] * op.weight_factor);
-            if (op.use == NormWeight::kTwice) y = Round(storage, y * scale[w]);
+            y = Round(normed, y) * Round(used, scale[w]) * op.weight_factor;
+            if (op.use == NormWeight::kTwice) y = Round(storage, y) * scale[w];
           }
-          if (op.kind == NormKind::kRms && !shift.empty()) y = Round(storage, Round(storage, y) + shift[w]);
-          to[i] = Round(storage, y);
+          if (op.kind == NormKind::kRms && !shift.empty()) y = Round(storage, y) + shift[w];
+          to[i] = Round(output, y);
         }
       }
     }

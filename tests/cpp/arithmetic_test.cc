@@ -1,6 +1,8 @@
 #include "graph/arithmetic.h"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <random>
 
@@ -24,6 +26,23 @@ TEST(Round, AgreesWithTheBitConversions) {
     EXPECT_EQ(Round(Rounding::kF16, x), static_cast<double>(HalfToFloat(FloatToHalf(x)))) << x;
     EXPECT_EQ(Round(Rounding::kF32, x), static_cast<double>(x));
   }
+}
+
+// Dropping the low half of an f32's bits is what truncation to bf16 does.
+TEST(Round, CuttingDropsTheBitsThatDoNotFit) {
+  std::mt19937_64 random(2);
+  std::uniform_real_distribution<double> exponent(-45, 38), mantissa(-10, 10);
+  for (int i = 0; i < 200000; ++i) {
+    const auto x = static_cast<float>(mantissa(random) * std::pow(10.0, exponent(random)));
+    if (!std::isfinite(x)) continue;
+    const float cut = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xFFFF0000U);
+    EXPECT_EQ(Round(Rounding::kBF16Cut, x), static_cast<double>(cut)) << x;
+  }
+  EXPECT_EQ(Round(Rounding::kF16Cut, 1.0 + 1.9 / 1024), 1.0 + 1.0 / 1024);
+  EXPECT_EQ(Round(Rounding::kF16Cut, -1.0 - 1.9 / 1024), -1.0 - 1.0 / 1024);
+  EXPECT_EQ(Round(Rounding::kF16Cut, 1e6), 65504.0);
+  EXPECT_EQ(Round(Rounding::kBF16Cut, kInf), kInf);
+  EXPECT_TRUE(std::isnan(Round(Rounding::kF16Cut, kNaN)));
 }
 
 TEST(Round, TiesGoToEven) {

@@ -70,7 +70,7 @@ TEST(Rope, TurnsByPositionTimesFrequencyAndKeepsNorms) {
 TEST(Softmax, MaskedScoresWeighNothingAndRowsSumToOne) {
   Value scores({1, 2, 3});
   scores.data = {0, -kInf, -kInf, 1000, 1001, 999};
-  const Value probs = ComputeSoftmax(scores, Policy("f64"));
+  const Value probs = ComputeSoftmax({}, scores, {}, Policy("f64"));
   EXPECT_EQ(probs.data[0], 1);
   EXPECT_EQ(probs.data[1], 0);
   EXPECT_NEAR(probs.data[3] + probs.data[4] + probs.data[5], 1, 1e-15);
@@ -79,7 +79,7 @@ TEST(Softmax, MaskedScoresWeighNothingAndRowsSumToOne) {
 TEST(Softmax, NaNIsNotLost) {
   Value scores({1, 1, 2});
   scores.data = {std::nan(""), 1};
-  EXPECT_TRUE(std::isnan(ComputeSoftmax(scores, Policy("f64")).data[1]));
+  EXPECT_TRUE(std::isnan(ComputeSoftmax({}, scores, {}, Policy("f64")).data[1]));
 }
 
 TEST(Attention, GroupedHeadsAreRepeatedNotTiled) {
@@ -94,7 +94,7 @@ TEST(Attention, FlashEqualsEagerInF64) {
   const ContextOp context{.heads = 4, .kv_heads = 2, .head_dim = 8};
   const Value q = RandomValue({9, 32}, 1), k = RandomValue({9, 16}, 2), v = RandomValue({9, 16}, 3);
   const RunInput run = Tokens(9);
-  const Value probs = ComputeSoftmax(ComputeScores(scores, q, k, run, Policy("f64")), Policy("f64"));
+  const Value probs = ComputeSoftmax({}, ComputeScores(scores, q, k, run, Policy("f64")), run, Policy("f64"));
   const Value eager = ComputeContext(context, probs, v, Policy("f64"));
   const Value flash = ComputeFlashContext(scores, context, q, k, v, run, Policy("f64"));
   for (std::size_t i = 0; i < eager.data.size(); ++i) EXPECT_NEAR(eager.data[i], flash.data[i], 1e-14);
