@@ -27,6 +27,7 @@ class DecoderBuilder {
     for (int layer = 0; layer < plan_.layers; ++layer) stream = Layer(layer, stream);
     const NodeId normed = Norm("final_norm", "final_norm", kAbsent, stream);
     const WeightId head = plan_.tied_head ? table : bind_.Need("logits", kAbsent, {plan_.vocabulary, plan_.hidden});
+    if (plan_.tied_head) AddUnusedHead();
     if (plan_.logit_softcap == 0) {
       graph_.Add({.site = "logits", .op = LinearOp{}, .inputs = {normed}, .weight = head});
       return std::move(graph_);
@@ -37,6 +38,12 @@ class DecoderBuilder {
   }
 
  private:
+  // A file may hold a head although its config ties it: nothing is computed with it, but a subject may have done so.
+  void AddUnusedHead() {
+    const TensorView* head = bind_.source().Find(plan_.name("logits", kAbsent) + ".weight");
+    if (head != nullptr && head->shape == Shape{plan_.vocabulary, plan_.hidden}) bind_.Add(*head, {"logits", kAbsent});
+  }
+
   NodeId Norm(std::string site, std::string_view role, int layer, NodeId input) {
     const WeightId weight = bind_.Need(role, layer, {plan_.hidden});
     return graph_.Add({.site = std::move(site),

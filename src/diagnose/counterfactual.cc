@@ -15,6 +15,13 @@ Counterfactual RunCounterfactual(const Graph& graph, const Recording& recording,
   Edit all;
   for (const Edit& edit : edits) all.insert(edit.begin(), edit.end());
   for (const auto& [id, node] : all) edited.nodes[static_cast<std::size_t>(id)] = node;
+  // A step that is rounded to a coarser format flips where its input lies next to a tie: one of its roundings is noise.
+  Arithmetic judged = arithmetic;
+  for (const auto& [id, node] : all) {
+    for (const RoundMark& mark : node.marks) {
+      if (HalfUlp(mark.rounding, 1) > HalfUlp(judged.storage, 1)) judged.storage = mark.rounding;
+    }
+  }
   Recording tokens_only = recording;
   for (auto& site : tokens_only.sites) site.reset();
   Replay replay(edited, tokens_only, arithmetic);
@@ -24,7 +31,7 @@ Counterfactual RunCounterfactual(const Graph& graph, const Recording& recording,
     if (!recording.Has(node.id)) continue;
     const SiteStats stats = MeasureSite(graph, node, recording.At(node.id),
                                         {replay.Exact(node.id), replay.Predicted(node.id), replay.Sampled(node.id)},
-                                        nullptr, arithmetic, {0, recording.run.count()});
+                                        nullptr, judged, {0, recording.run.count()});
     if (stats.all.count == 0) continue;
     result.ratio = std::max(result.ratio, stats.all.ratio());
     if (stats.all.ratio() <= SizeLimit(stats.all.count)) continue;

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "diagnose/counterfactual.h"
 #include "diagnose/policy.h"
+#include "diagnose/relabel.h"
 #include "diagnose/row_order.h"
 
 namespace paritrace {
@@ -235,6 +236,8 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   }
   NameKeyOnlyMistakes(model.graph, side);
   NameNormsBeforeTheSum(side);
+  MergeMasksAfterSoftmax(side.defects);
+  NameOtherSchedules(side.recording, side.defects);
   MoveShiftedPositions(model.graph, side);
   // A choice of experts may tip on the way and change all that follows: with mixtures nothing can be said.
   const bool routed =
@@ -331,6 +334,7 @@ Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptio
   SideResult side = Judge(model, subject, options, "subject");
   Diagnosis diagnosis{.arithmetic = side.chosen.arithmetic.name, .arithmetic_inferred = side.chosen.inferred};
   diagnosis.cleared = ClearedBy(model.graph, side);
+  diagnosis.layout = LayoutOf(model.graph, side.recording);
   for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
   diagnosis.noise = std::move(side.noise);
   diagnosis.equivalences = std::move(side.equivalences);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "arch/model.h"
+#include "diagnose/common_ground.h"
 #include "diagnose/routing.h"
 #include "diagnose/search.h"
 #include "diagnose/site_view.h"
@@ -56,6 +57,7 @@ struct Diagnosis {
   std::int64_t values = 0;
   double exact = 0, one_ulp = 0;     // shares of `values`
   std::vector<std::string> remarks;  // layout chosen, sites that MODEL does not have, an open trace
+  RunLayout layout;                  // of the subject's run
   std::string counterfactual;        // with the named causes applied, does the whole subject come out within noise?
   nlohmann::ordered_json subject_header, reference_header;
   std::vector<SiteView> views;  // of the subject's sites; with DiagnoseOptions::keep_views

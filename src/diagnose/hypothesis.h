@@ -20,9 +20,11 @@ struct Hypothesis {
   std::string statement;                   // what the subject does, in a sentence
   std::string fix;                         // what to change, in a sentence
   std::vector<std::int64_t> experts = {};  // those it is limited to; empty: all
+  std::vector<std::int64_t> tokens = {};   // those it touches, ascending; empty: all
   int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
   bool approximates = false;  // a curve close to another: stands only where it leaves far less than that
   bool last_resort = false;   // a description of what was recorded: stands only where nothing else explains it
+  bool sharp = false;         // a matter of rounding: stands only if the values equal it to the bit
 };
 
 // Tokens, heads and channels that something is limited to, ascending; empty: all.
@@ -96,5 +98,11 @@ void ProposeCurve(const SearchSite& site, std::vector<Hypothesis>& out);
 void ProposeQuietCurve(const SearchSite& site, std::vector<Hypothesis>& out);  // known curves alone
 void ProposeQuietInput(const SearchSite& site, std::vector<Hypothesis>& out);  // coarser activations alone
 void ProposePool(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeSoftmax(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposePosition(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeCache(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeShards(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposeUnloaded(const SearchSite& site, std::vector<Hypothesis>& out);
+void ProposePrecision(const SearchSite& site, std::vector<Hypothesis>& out);
 
 }  // namespace paritrace

@@ -222,6 +222,19 @@ void ProposeSharedGate(const SearchSite& site, const Node& node, std::vector<Hyp
   }
 }
 
+// A layer that runs the expert of all tokens alone, as a dense layer would.
+void ProposeDense(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  if (!node.site.ends_with("mlp.out") || node.inputs.size() != 2) return;
+  Node dense = node;
+  dense.inputs = {node.inputs[1]};
+  out.push_back({.cause = "moe.schedule",
+                 .edit = site.With(dense),
+                 .expected = "a mixture of experts",
+                 .found = "a dense layer",
+                 .statement = "only the shared expert runs: the layer is dense where the config has a mixture",
+                 .fix = "take from the config which layers are mixtures, and count layers from 0"});
+}
+
 // Routers run in f32 whatever the model's dtype; one that rounds its probabilities to the dtype breaks ties otherwise.
 void ProposePrecision(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const Arithmetic& arithmetic = site.replay().arithmetic();
@@ -251,6 +264,7 @@ void ProposeExperts(const SearchSite& site, std::vector<Hypothesis>& out) {
     }
     if (std::holds_alternative<ExpertWeightsOp>(node.op)) ProposeWeighting(site, node, out);
     if (std::holds_alternative<GateOp>(node.op)) ProposeSharedGate(site, node, out);
+    if (std::holds_alternative<AddOp>(node.op)) ProposeDense(site, node, out);
     if (!std::holds_alternative<ExpertsOp>(node.op)) continue;
     ProposeInside(site, node, out);
     ProposeOrder(site, node, out);

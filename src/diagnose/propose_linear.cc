@@ -50,6 +50,11 @@ void ProposeOtherMatrix(const SearchSite& site, const Node& node, std::vector<Hy
       hypothesis.expected = right.name;
       hypothesis.found = other.name;
       hypothesis.statement = "the embedding is used as the head where the model has a head of its own";
+    } else if (right.role == "embed" && other.role == "logits" && node.site.find("logits") != std::string::npos) {
+      hypothesis.cause = "head.tied";
+      hypothesis.expected = right.name;
+      hypothesis.found = other.name;
+      hypothesis.statement = "a head of its own is used where the config ties it to the embedding";
     } else {
       continue;
     }

@@ -120,6 +120,30 @@ void ProposeKind(const SearchSite& site, const Node& node, std::vector<Hypothesi
   }
 }
 
+// Lanes that are normalised together: each head where it is the row, the row where it is each head, or one of several ranks'
+// share of it.
+void ProposeAxis(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const NormOp right = std::get<NormOp>(node.op);
+  const std::int64_t row = WidthOf(site.graph(), node), own = right.group > 0 ? right.group : row,
+                     head = site.graph().head_dim;
+  const auto propose = [&](std::int64_t lanes, const std::string& over) {
+    if (lanes < 2 || lanes == own || row % lanes != 0) return;
+    Node changed = node;
+    std::get<NormOp>(changed.op).group = lanes == row ? 0 : lanes;
+    out.push_back(
+        {.cause = "norm.axis",
+         .edit = site.With(changed),
+         .expected = own,
+         .found = lanes,
+         .statement = fmt::format("{} lanes are normalised together, {}, where the model takes {}", lanes, over,
+                                  own == row ? std::string("the whole row") : fmt::format("each {}", own)),
+         .fix = fmt::format("normalise over {} lanes at a time", own)});
+  };
+  propose(row, "the whole row");
+  propose(head, "each head");
+  for (const std::int64_t parts : {2, 4, 8}) propose(own / parts, fmt::format("1/{} of what belongs together", parts));
+}
+
 }  // namespace
 
 void ProposeNorm(const SearchSite& site, std::vector<Hypothesis>& out) {
@@ -127,6 +151,7 @@ void ProposeNorm(const SearchSite& site, std::vector<Hypothesis>& out) {
     if (!std::holds_alternative<NormOp>(node.op)) continue;
     ProposeWeightUse(site, node, out);
     ProposeKind(site, node, out);
+    ProposeAxis(site, node, out);
     ProposeEps(site, node, out);
     ProposeOtherWeight(site, node, out);
   }

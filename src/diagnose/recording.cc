@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -113,6 +114,47 @@ void StorePooled(const Trace& trace, const TraceEntry& entry, const Graph& graph
   site->value.data = DecodeAll(entry.tensor);
   site->token_known = {true};
   site->name = entry.name;
+}
+
+// The layer of a site "layers.N.…", and what follows its number; -1 for other names.
+std::pair<int, std::string_view> LayerAndRole(const std::string& site) {
+  constexpr std::string_view kPrefix = "layers.";
+  if (!site.starts_with(kPrefix)) return {kAbsent, site};
+  const std::size_t dot = site.find('.', kPrefix.size());
+  if (dot == std::string::npos || dot == kPrefix.size() || dot > kPrefix.size() + 6) return {kAbsent, site};
+  int layer = 0;
+  for (const char c : site.substr(kPrefix.size(), dot - kPrefix.size())) {
+    if (c < '0' || c > '9') return {kAbsent, site};
+    layer = layer * 10 + (c - '0');
+  }
+  return {layer, std::string_view(site).substr(dot + 1)};
+}
+
+bool IsDenseInside(std::string_view role) { return role == "mlp.gate" || role == "mlp.up" || role == "mlp.act"; }
+
+// Layers whose recorded names say that they ran a mixture where the graph is dense; or a dense block where the graph has a
+// mixture, and other layers recorded theirs.
+std::map<int, bool> OtherSchedule(const Trace& trace, const Graph& graph) {
+  std::set<int> routed, dense, mixtures;
+  for (const TraceEntry& entry : trace.entries) {
+    const auto [layer, role] = LayerAndRole(entry.site);
+    if (layer == kAbsent || !entry.has_data()) continue;
+    if (role.starts_with("moe.")) routed.insert(layer);
+    if (IsDenseInside(role)) dense.insert(layer);
+  }
+  for (const Node& node : graph.nodes) {
+    if (std::holds_alternative<ExpertsOp>(node.op)) mixtures.insert(node.layer);
+  }
+  std::map<int, bool> other;
+  if (mixtures.empty()) return other;
+  for (const int layer : routed) {
+    if (layer < graph.layers && !mixtures.contains(layer)) other[layer] = true;
+  }
+  const bool shows_routers = std::ranges::any_of(routed, [&](int layer) { return mixtures.contains(layer); });
+  for (const int layer : dense) {
+    if (shows_routers && mixtures.contains(layer) && !routed.contains(layer)) other[layer] = false;
+  }
+  return other;
 }
 
 // Columns of a site as this entry has them.
@@ -310,8 +352,13 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
   for (std::int64_t t = 0; t < count; ++t) recording.run.positions.push_back(t);
   recording.sites.resize(graph.nodes.size());
   GridFinder grid;
+  recording.other_schedule = OtherSchedule(trace, graph);
   for (const TraceEntry& entry : trace.entries) {
     if (entry.site.empty() || !entry.has_data()) continue;
+    // The inside of a block of the other kind has sizes of its own.
+    if (const auto [layer, role] = LayerAndRole(entry.site);
+        IsDenseInside(role) && recording.other_schedule.contains(layer))
+      continue;
     const Node* node = graph.Find(entry.site);
     if (node != nullptr && node->pooled) {
       if (recording.steps.size() == 1) StorePooled(trace, entry, graph, *node, recording);

@@ -2,6 +2,7 @@
 // steps side by side. Everything that depends on how an engine shapes its tensors ends here.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct Recording {
   std::vector<TraceStep> steps;                    // ascending, covering all tokens
   std::vector<std::optional<RecordedSite>> sites;  // by node id
   std::vector<std::string> unknown_sites;          // recorded, but this graph has no such site
+  std::map<int, bool> other_schedule;  // layers that ran a mixture (true) where the graph is dense, or the reverse
   std::size_t recorded_count = 0;
   std::string token_remark;         // how the token ids were had, where the trace does not state them
   Rounding grid = Rounding::kNone;  // coarsest format that holds every recorded float value

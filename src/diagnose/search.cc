@@ -10,17 +10,25 @@
 #include <fmt/format.h>
 
 #include "diagnose/propose_factors.h"
+#include "diagnose/sharpness.h"
+#include "diagnose/unloaded.h"
 
 namespace paritrace {
 namespace {
 
-constexpr std::array kProposers = {ProposeRope,       ProposeNorm,   ProposeAttention, ProposeMlp,
-                                   ProposeResidual,   ProposeEmbed,  ProposeExperts,   ProposeOrder,
-                                   ProposeHead,       ProposeBitNet, ProposeLinear,    ProposeQuant,
-                                   ProposeQuantInput, ProposeKernel, ProposeCurve,     ProposePool};
+constexpr std::array kProposers = {
+    ProposeRope,       ProposeNorm,     ProposeAttention, ProposeSoftmax,  ProposePosition,  ProposeCache,
+    ProposeShards,     ProposeUnloaded, ProposeMlp,       ProposeResidual, ProposeEmbed,     ProposeExperts,
+    ProposeOrder,      ProposeHead,     ProposeBitNet,    ProposeLinear,   ProposePrecision, ProposeQuant,
+    ProposeQuantInput, ProposeKernel,   ProposeCurve,     ProposePool};
 // Only mistakes that can be smaller than rounding are looked for below it.
 constexpr std::array kQuietProposers = {ProposeNorm,   ProposeMlp,        ProposeRope,      ProposeAttention,
                                         ProposeBitNet, ProposeQuietCurve, ProposeQuietInput};
+// Roundings hide below the noise where results are stored coarsely, and only there.
+bool MayHide(const Replay& replay) {
+  const Rounding storage = replay.arithmetic().storage;
+  return storage == Rounding::kBF16 || storage == Rounding::kF16;
+}
 
 // A hypothesis is worth a full replay if it takes away at least half of the error.
 constexpr double kWorthTrying = 0.5;
@@ -104,7 +112,8 @@ bool Hides(const Replay& replay, const Node& node, const Passes& passes) {
   return false;
 }
 
-void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope>& scopes, Outcome& outcome) {
+void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope>& scopes, const SiteStats& before,
+                 Outcome& outcome) {
   const Passes edited = EvaluateAll(replay, node.id, outcome.hypothesis.edit);
   for (const Scope& scope : scopes) {
     const Passes spliced = {Splice(replay, node, replay.Exact(node.id), edited.exact, scope),
@@ -113,14 +122,17 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
     outcome.stats = Measure(replay, node, spliced);
     outcome.where = scope;
     outcome.where.experts = outcome.hypothesis.experts;
-    outcome.accepted =
-        outcome.stats.all.count > 0 && !JudgeSize(outcome.stats).flagged && !Hides(replay, node, spliced);
+    if (outcome.where.tokens.empty()) outcome.where.tokens = outcome.hypothesis.tokens;
+    const bool fits = outcome.hypothesis.sharp
+                          ? IsSharp(replay, node, replay.Predicted(node.id), spliced.predicted, before)
+                          : !JudgeSize(outcome.stats).flagged;
+    outcome.accepted = outcome.stats.all.count > 0 && fits && !Hides(replay, node, spliced);
     if (outcome.accepted) return;
   }
 }
 
-std::vector<Outcome> Weigh(const Replay& replay, NodeId target, const SearchSite& site, const Scope& flagged,
-                           std::vector<Hypothesis> proposed) {
+std::vector<Outcome> Weigh(const Replay& replay, NodeId target, const SearchSite& site, const SiteStats& stats,
+                           const Scope& flagged, std::vector<Hypothesis> proposed) {
   const double before = site.Residual(site.base(), Replay::Pass::kPredicted);
   std::vector<Outcome> outcomes;
   for (Hypothesis& hypothesis : proposed) {
@@ -133,7 +145,7 @@ std::vector<Outcome> Weigh(const Replay& replay, NodeId target, const SearchSite
   if (outcomes.size() > kTried) outcomes.resize(kTried);
   const std::vector<Scope> scopes = ScopesOf(flagged);
   const Node& node = replay.graph().nodes[static_cast<std::size_t>(target)];
-  for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, outcome);
+  for (Outcome& outcome : outcomes) TryInScopes(replay, node, scopes, stats, outcome);
   return outcomes;
 }
 
@@ -153,7 +165,7 @@ std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& s
   } else {
     ProposePool(site, proposed);  // no other mistake changes a width
   }
-  return Weigh(replay, target, site, flagged, std::move(proposed));
+  return Weigh(replay, target, site, stats, flagged, std::move(proposed));
 }
 
 // A number that was fitted may do the work of a factor elsewhere in the stretch: those are weighed against it.
@@ -164,7 +176,7 @@ void AddInnerFactors(const Replay& replay, NodeId target, const SiteStats& stats
   const SearchSite site(replay, target, {.tokens = flagged.tokens, .heads = flagged.heads});
   std::vector<Hypothesis> proposed;
   ProposeInnerFactors(site, proposed);
-  std::ranges::move(Weigh(replay, target, site, flagged, std::move(proposed)), std::back_inserter(outcomes));
+  std::ranges::move(Weigh(replay, target, site, stats, flagged, std::move(proposed)), std::back_inserter(outcomes));
 }
 
 // What is left of the error, with a share of what no prediction can know, so that two exact explanations tie.
@@ -259,6 +271,14 @@ Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes, std:
   Finding finding{.causes = {Name(best.hypothesis, tied ? 0.99 / (1.0 + static_cast<double>(rivals.size())) : 0.99)},
                   .where = best.where,
                   .edit = best.hypothesis.edit};
+  for (const Outcome& other : outcomes) {
+    if (!best.hypothesis.sharp || !other.hypothesis.sharp || !other.accepted || &other == &best) continue;
+    if (other.hypothesis.found == best.hypothesis.found) continue;
+    if (Leftover(other.stats) > 1.001 * Leftover(best.stats) + 1e-300) continue;
+    finding.causes[0].statement +=
+        fmt::format("; on this input {} would give the same", other.hypothesis.found.get<std::string>());
+    break;
+  }
   for (const Outcome* rival : rivals) {
     finding.alternatives.push_back({rival->hypothesis.cause, tied ? finding.causes[0].confidence : 0.01});
   }
@@ -297,6 +317,27 @@ std::optional<Finding> ExplainByTwo(const Replay& replay, NodeId target, const S
         .causes = {Name(one, 0.9), Name(best->hypothesis, 0.9)}, .where = best->where, .edit = best->hypothesis.edit};
   }
   return std::nullopt;
+}
+
+std::optional<Finding> ExplainByLoading(const Replay& replay, NodeId target) {
+  const std::optional<UnloadedWeight> unloaded = FindUnloaded(replay, target);
+  if (!unloaded) return std::nullopt;
+  NamedCause cause{.id = "weights.unloaded",
+                   .confidence = unloaded->confidence,
+                   .statement = unloaded->statement,
+                   .fix = "make the loader fail on names that it does not find",
+                   .expected = "the file's weight",
+                   .found = unloaded->found};
+  Finding finding{.causes = {cause}, .edit = unloaded->edit};
+  if (!unloaded->tied_head) return finding;
+  // A head of the subject's own, which is in no file of MODEL, gives the same picture.
+  finding.causes[0].id = "head.tied";
+  finding.causes[0].confidence = 0.5;
+  finding.causes[0].statement +=
+      ", or the head is one of its own where the config ties it to the embedding; the subject's file would tell";
+  finding.causes[0].fix = "use the embedding as the head";
+  finding.alternatives = {{"head.tied", 0.5}, {"weights.unloaded", 0.5}};
+  return finding;
 }
 
 Finding Unknown(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
@@ -355,6 +396,7 @@ Finding ExplainFlagged(const Replay& replay, NodeId target, const SiteStats& sta
   }
   if (best != nullptr) return FromBest(*best, outcomes, replay.Segment(target).size());
   if (auto pair = ExplainByTwo(replay, target, stats, flags, outcomes)) return *pair;
+  if (auto unloaded = ExplainByLoading(replay, target)) return *unloaded;
   return Unknown(replay, target, stats, flags, outcomes);
 }
 
@@ -365,6 +407,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
   const SearchSite site(replay, target, {});
   std::vector<Hypothesis> proposed;
   for (const Proposer propose : kQuietProposers) propose(site, proposed);
+  if (MayHide(replay)) ProposePrecision(site, proposed);
   std::vector<Outcome> outcomes;
   const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   for (Hypothesis& hypothesis : proposed) {
@@ -404,7 +447,7 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
         StorageOf(node, replay.arithmetic()) != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
     const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 &&
                           std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
-    if (!decisive) continue;
+    if (!decisive || (hypothesis.sharp && !IsSharp(replay, node, right, wrong, stats))) continue;
     const double near = ShareWithinInnerNoise(replay, target, hypothesis.edit) / 2;  // and half of them the other way
     if (StorageOf(node, replay.arithmetic()) != Rounding::kF32 && !(chance_of(std::max(place, near)) < kChance))
       continue;

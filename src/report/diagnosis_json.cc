@@ -1,6 +1,11 @@
 #include "report/diagnosis_json.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include <fmt/format.h>
+
+#include "report/site_names.h"
 
 namespace paritrace {
 namespace {
@@ -73,16 +78,35 @@ Json NoiseToJson(const NoiseRow& row) {
   return json;
 }
 
+// What the defects of a group share, after the statement.
+void AddCommonGround(const RunLayout& layout, const std::vector<const Defect*>& defects, CauseGroup& group) {
+  std::vector<int> layers;
+  bool all_in_layers = true;
+  for (const Defect* defect : defects) {
+    int layer = -1;
+    (void)RoleOf(defect->site, &layer);
+    all_in_layers &= layer >= 0;
+    if (layer >= 0 && std::ranges::find(layers, layer) == layers.end()) layers.push_back(layer);
+  }
+  std::ranges::sort(layers);
+  const bool same_tokens = std::ranges::all_of(
+      defects, [&](const Defect* defect) { return defect->where.tokens == defects[0]->where.tokens; });
+  const std::string ground = CommonGround(layout, all_in_layers ? layers : std::vector<int>(),
+                                          same_tokens ? defects[0]->where.tokens : std::vector<std::int64_t>());
+  if (!ground.empty()) group.statement += "; " + ground;
+}
+
 }  // namespace
 
 std::vector<CauseGroup> GroupCauses(const Diagnosis& diagnosis) {
   std::vector<CauseGroup> groups;
+  std::vector<std::vector<const Defect*>> members;
   for (const Defect& defect : diagnosis.defects) {
     CauseGroup* group = nullptr;
     for (CauseGroup& known : groups) {
       const bool same = known.side == defect.side && known.cause == defect.cause.id &&
                         known.first->cause.found == defect.cause.found &&
-                        (defect.cause.id != "unknown" || known.statement == defect.cause.statement);
+                        (defect.cause.id != "unknown" || known.first->cause.statement == defect.cause.statement);
       if (same) group = &known;
     }
     if (group == nullptr) {
@@ -93,10 +117,13 @@ std::vector<CauseGroup> GroupCauses(const Diagnosis& diagnosis) {
                         .confidence = defect.cause.confidence,
                         .first = &defect});
       group = &groups.back();
+      members.emplace_back();
     }
     group->sites.push_back(defect.site);
+    members[static_cast<std::size_t>(group - groups.data())].push_back(&defect);
     group->confidence = std::min(group->confidence, defect.cause.confidence);
   }
+  for (std::size_t i = 0; i < groups.size(); ++i) AddCommonGround(diagnosis.layout, members[i], groups[i]);
   return groups;
 }
 
