@@ -128,6 +128,58 @@ def test_an_edited_file_run_by_llamacpp(kind, edit, cause, found, file_of, tmp_p
     assert found is None or result["defects"][0]["cause"]["found"] == found
 
 
+@pytest.fixture(scope="module")
+def k_quants(tmp_path_factory):
+    """A file of K-quants, as llama.cpp's own quantiser writes it; rows must be whole blocks of 256."""
+    folder = tmp_path_factory.mktemp("k")
+    torch.manual_seed(4)
+    config = transformers.Qwen2Config(**SIZES | dict(hidden_size=256, intermediate_size=512))
+    model = transformers.Qwen2ForCausalLM._from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(
+                    torch.randn_like(parameter) * (0.7 if "embed" in path else 1.3 / parameter.shape[-1] ** 0.5)
+                )
+    tiny_gguf.write(model.eval(), folder / "f32.gguf", "f32")
+    tiny_gguf.quantize(folder / "f32.gguf", folder / "k.gguf", "q4_K")
+    return folder / "k.gguf"
+
+
+def k_swap_nibbles(blocks):
+    blocks[:, 16:] = blocks[:, 16:] << 4 | blocks[:, 16:] >> 4
+
+
+def k_minimum_missing(blocks):
+    blocks[:, 2:4] = 0
+
+
+def k_next_scale(blocks):
+    blocks[:-1, :4] = blocks[1:, :4].copy()
+
+
+K_EDITS = [
+    (k_swap_nibbles, "quant.nibble_order"),
+    (k_minimum_missing, "quant.zero_point"),
+    (k_next_scale, "quant.block_scale"),
+    (lambda blocks: None, None),
+]
+
+
+@pytest.mark.parametrize("edit, cause", K_EDITS, ids=["swap_nibbles", "minimum_missing", "next_scale", "clean"])
+def test_k_quants_edited_and_run_by_llamacpp(edit, cause, k_quants, tmp_path):
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(k_quants.read_bytes())
+    reader = gguf.GGUFReader(wrong, "r+")
+    tensor = next(tensor for tensor in reader.tensors if tensor.name == TENSOR)
+    assert tensor.tensor_type == gguf.GGMLQuantizationType.Q4_K
+    edit(blocks_of(tensor.data, "q4_k"))
+    reader.data.flush()
+    llamacpp.run(wrong, tmp_path / "t", tokens=TOKENS, flash_attention="off")
+    result = tiny_models.diagnose(tmp_path / "t", k_quants)
+    assert tiny_models.named(result) == ({(SITE, cause)} if cause else set())
+
+
 def weights_of(path):
     """{name: decoded values} of a GGUF, right."""
     return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
