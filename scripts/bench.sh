@@ -26,6 +26,7 @@ part "Comparing, beside only reading the same bytes" "$BUILD/bench/diff_bench" -
 part "Comparing, beside what people use" "$VENV_PYTHON" bench/peers.py --rounds "$rounds"
 part "Recording, from C" "$BUILD/bench/capture_bench" --repetitions "$rounds"
 part "Recording a forward pass, beside what people use" "$VENV_PYTHON" bench/overhead.py --rounds "$rounds"
+part "Diagnosing a model of 1.1 billion weights" "$VENV_PYTHON" bench/diagnose_bench.py --rounds $((rounds < 3 ? rounds : 3))
 
 mv "$results" bench/RESULTS.md
 echo

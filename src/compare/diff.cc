@@ -18,6 +18,7 @@
 #include "compare/judge.h"
 #include "compare/relations.h"
 #include "compare/routing.h"
+#include "compare/token_rows.h"
 #include "core/parallel.h"
 
 namespace paritrace {
@@ -57,7 +58,7 @@ class Differ {
       : reference_(reference),
         subject_(subject),
         options_(options),
-        tokens_(CompareTokens(reference.header.tokens, subject.header.tokens)),
+        tokens_(FindTokenMismatch(reference, subject)),
         pairs_(AlignTraces(reference, subject, !tokens_ || !InFirstStep(*tokens_))),
         noise_(RoundingOf(reference), RoundingOf(subject), Width()) {
     std::int64_t layers = 0;

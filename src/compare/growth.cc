@@ -156,6 +156,12 @@ GrowthResult CompareGrowth(const Trace& reference, const Trace& subject, const D
   result.diff = Diff(reference, subject, options);
   result.by_layer = ByLayer(result.diff);
   result.by_position = ByPosition(result.diff);
+  // A dump's prints and statistics may show parity, but no error that could be followed.
+  const auto measured = [](const Trend& trend) { return !trend.points.empty() || trend.exact > 0; };
+  if (result.diff.verdict == Verdict::kWithinNoise && !measured(result.by_layer) && !measured(result.by_position)) {
+    result.diff.verdict = Verdict::kIncomparable;
+    result.diff.reason = "no site has values on both sides, so there is no error to follow";
+  }
   return result;
 }
 

@@ -82,6 +82,21 @@ Grids GridsOf(const TensorView& tensor) {
   return grids;
 }
 
+// Where a trace has no values (digests, other programs' dumps), the type that most of its tensors are said to have.
+EngineRounding FromTypes(const Trace& trace) {
+  std::size_t floats = 0, f64 = 0, f16 = 0, bf16 = 0;
+  for (const TraceEntry& entry : trace.entries) {
+    floats += Info(entry.tensor.dtype).is_float ? 1 : 0;
+    f64 += entry.tensor.dtype == DType::kF64 ? 1 : 0;
+    f16 += entry.tensor.dtype == DType::kF16 ? 1 : 0;
+    bf16 += entry.tensor.dtype == DType::kBF16 ? 1 : 0;
+  }
+  if (2 * bf16 > floats) return {"bf16", kBF16, kF32, true};
+  if (2 * f16 > floats) return {"f16", kF16, kF32, true};
+  if (2 * f64 > floats) return {"f64", kF64, kF64, true};
+  return {"f32", kF32, kF32, true};
+}
+
 }  // namespace
 
 EngineRounding RoundingOf(const Trace& trace) {
@@ -101,9 +116,10 @@ EngineRounding RoundingOf(const Trace& trace) {
     f16 += grids.f16;
     bf16 += grids.bf16;
   }
-  if (seen > 0 && 2 * bf16 > seen) return {"bf16", kBF16, kF32, true};
-  if (seen > 0 && 2 * f16 > seen) return {"f16", kF16, kF32, true};
-  if (seen == 0 || 2 * f32 > seen) return {"f32", kF32, kF32, true};
+  if (seen == 0) return FromTypes(trace);
+  if (2 * bf16 > seen) return {"bf16", kBF16, kF32, true};
+  if (2 * f16 > seen) return {"f16", kF16, kF32, true};
+  if (2 * f32 > seen) return {"f32", kF32, kF32, true};
   return {"f64", kF64, kF64, true};
 }
 

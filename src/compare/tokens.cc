@@ -33,6 +33,8 @@ void Explain(const Tokens& reference, const Tokens& subject, TokenMismatch& mism
   const std::string where =
       fmt::format("the tokens differ from position {} on ({} in the reference, {} in the subject)", mismatch.position,
                   *mismatch.reference, *mismatch.subject);
+  mismatch.extra_in_front =
+      more > 0 ? static_cast<std::int64_t>(more) : -static_cast<std::int64_t>(less);  // 0 where neither
   if (more == 1) {
     mismatch.cause = "tokens.bos";
     mismatch.statement = fmt::format("{}: the subject has one token more in front, {}, as if BOS were added {}", where,

@@ -22,9 +22,11 @@ Counterfactual RunCounterfactual(const Graph& graph, const Recording& recording,
       if (HalfUlp(mark.rounding, 1) > HalfUlp(judged.storage, 1)) judged.storage = mark.rounding;
     }
   }
-  Recording tokens_only = recording;
-  for (auto& site : tokens_only.sites) site.reset();
-  Replay replay(edited, tokens_only, arithmetic);
+  Recording tokens_only;
+  tokens_only.run = recording.run;
+  tokens_only.steps = recording.steps;
+  tokens_only.sites.resize(recording.sites.size());
+  Replay replay(edited, tokens_only, arithmetic, /*with_free=*/false);
   replay.Run();
   Counterfactual result{.explains = true};
   for (const Node& node : graph.nodes) {

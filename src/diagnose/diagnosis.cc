@@ -3,39 +3,21 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
 #include <fmt/format.h>
 
-#include "core/decode.h"
 #include "core/error.h"
 #include "diagnose/counterfactual.h"
+#include "diagnose/other_model.h"
 #include "diagnose/policy.h"
 #include "diagnose/relabel.h"
 #include "diagnose/row_order.h"
+#include "diagnose/side.h"
 
 namespace paritrace {
-namespace {
-
-// One side of a diagnosis: its replay and all that was measured on it.
-struct SideResult {
-  Recording recording;
-  ChosenArithmetic chosen;
-  std::vector<std::pair<Defect, NodeId>> defects;
-  std::vector<NoiseRow> noise;
-  std::vector<Equivalence> equivalences;
-  std::vector<RoutingFlip> routing;
-  std::vector<std::string> remarks;
-  std::vector<Edit> edits;  // what was named, to be built into the model
-  bool all_named = true;    // false: a defect has no name, or only holds for some tokens, heads or channels
-  std::string counterfactual;
-  std::map<NodeId, SiteStats> healthy;
-  std::optional<ViewLimits> view_limits;  // set where views are wanted
-  std::vector<SiteView> views;
-  std::int64_t values = 0, exact = 0, one_ulp = 0;
-  double error = 0;
-};
 
 // A step of the pooling that was recorded is the site's, whatever follows in MODEL.
 std::string SiteNameOf(const std::string& site) { return site.starts_with(".pooled.") ? "pooled" : site; }
@@ -71,6 +53,8 @@ Defect DefectOf(const Replay& replay, const Node& node, const SiteStats& stats, 
   return defect;
 }
 
+namespace {
+
 // A site within a range of tokens: chosen experts as choices, all else as values.
 SiteStats StatsOf(const Replay& replay, const Node& node, TokenRange range, std::vector<ErrorSums>* by_cell = nullptr) {
   if (std::holds_alternative<TopExpertsOp>(node.op)) return MeasureRouting(replay, node, range);
@@ -90,6 +74,8 @@ void MeasureNoise(const Replay& replay, const Node& node, const SiteStats& all, 
     if (stats.all.count + stats.unjudged > 0) side.noise.push_back(RowOf(stats, step.step, node.site));
   }
 }
+
+}  // namespace
 
 void JudgeSite(const Replay& replay, const Node& node, std::string_view side_name, SideResult& side) {
   std::vector<ErrorSums> cells;
@@ -114,7 +100,7 @@ void JudgeSite(const Replay& replay, const Node& node, std::string_view side_nam
     return;  // right for the experts that were to be chosen: the choice is blamed, not they
   } else if (flags.flagged) {
     finding = ExplainFlagged(replay, node.id, stats, flags);
-  } else if (!IsExplained(stats, StorageOf(node, replay.arithmetic()))) {
+  } else if (node.doubt == 0 && !IsExplained(stats, StorageOf(node, replay.arithmetic()))) {
     finding = ExplainQuiet(replay, node.id, stats);
   }
   for (const NamedCause& cause : finding.causes)
@@ -126,6 +112,8 @@ void JudgeSite(const Replay& replay, const Node& node, std::string_view side_nam
     side.edits.push_back(finding.edit);
   }
 }
+
+namespace {
 
 std::string LayerPrefix(const std::string& site) {
   const std::size_t dot = site.rfind("attn.");
@@ -185,31 +173,21 @@ void MoveShiftedPositions(const Graph& graph, SideResult& side) {
   std::erase_if(side.defects, [&](const auto& entry) { return moved.contains(entry.first.site); });
 }
 
-// A replay that is not finite though its inputs are comes from the weights: no verdict can be had from such a model.
-void RefuseBrokenWeights(const Model& model, const Replay& replay) {
-  const auto finite = [](const Value& value) {
-    return std::ranges::all_of(value.data, [](double x) { return std::isfinite(x); });
-  };
-  for (const Node& node : model.graph.nodes) {
-    if (node.weight == kAbsent ||
-        std::ranges::none_of(replay.Exact(node.id).data, [](double x) { return std::isnan(x); }))
-      continue;
-    if (!std::ranges::all_of(node.inputs, [&](NodeId id) { return finite(replay.Input(id)); })) continue;
-    for (const WeightId id : {node.weight, node.bias}) {
-      if (id == kAbsent) continue;
-      const Weight& weight = model.graph.weights[static_cast<std::size_t>(id)];
-      const std::vector<double> values = DecodeAll(weight.tensor);
-      const auto broken = std::ranges::find_if(values, [](double x) { return !std::isfinite(x); });
-      if (broken != values.end()) {
-        throw FormatError(model.source->path(),
-                          fmt::format("tensor \"{}\", value {}", weight.name, broken - values.begin()),
-                          "a finite number", fmt::format("{}", *broken));
-      }
-    }
-  }
+}  // namespace
+
+void NameTogether(const Graph& graph, SideResult& side) {
+  NameKeyOnlyMistakes(graph, side);
+  NameNormsBeforeTheSum(side);
+  MergeMasksAfterSoftmax(side.defects);
+  NameOtherSchedules(side.recording, side.defects);
+  MoveShiftedPositions(graph, side);
 }
 
-SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& options, std::string_view side_name) {
+namespace {
+
+// counterfactual: whether the run with all named mistakes built in is asked for.
+SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& options, std::string_view side_name,
+                 bool counterfactual) {
   SideResult side;
   side.recording = AssembleRecording(trace, model.graph);
   if (std::string remark = AlignRowOrder(model.graph, side.recording); !remark.empty())
@@ -223,26 +201,24 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   }
   if (options.keep_views) side.view_limits = LimitsFor(side.recording.recorded_count);
   side.chosen = ChooseArithmetic(options.arithmetic, trace, side.recording, model.graph);
+  if (!side.chosen.remark.empty()) side.remarks.push_back(side.chosen.remark);
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
   Graph graph = model.graph;  // open choices of experts are written into it
   Replay replay(graph, side.recording, side.chosen.arithmetic);
   replay.Run(options.progress);
   RefuseBrokenWeights(model, replay);
-  if (SettleRouting(replay, graph)) replay.Run(options.progress);
+  RefuseOtherModel(replay, trace.path);
+  if (const NodeId first = SettleRouting(replay, graph); first != kAbsent) replay.Run(options.progress, kAbsent, first);
   for (const Node& node : graph.nodes) {
     if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
     if (std::holds_alternative<TopExpertsOp>(node.op))
       std::ranges::copy(FlipsOf(replay, node), std::back_inserter(side.routing));
   }
-  NameKeyOnlyMistakes(model.graph, side);
-  NameNormsBeforeTheSum(side);
-  MergeMasksAfterSoftmax(side.defects);
-  NameOtherSchedules(side.recording, side.defects);
-  MoveShiftedPositions(model.graph, side);
+  NameTogether(model.graph, side);
   // A choice of experts may tip on the way and change all that follows: with mixtures nothing can be said.
   const bool routed =
       std::ranges::any_of(graph.nodes, [](const Node& node) { return std::holds_alternative<TopExpertsOp>(node.op); });
-  if (!side.defects.empty() && side.all_named && !routed) {
+  if (counterfactual && !side.defects.empty() && side.all_named && !routed) {
     side.counterfactual = StatementOf(RunCounterfactual(graph, side.recording, side.chosen.arithmetic, side.edits),
                                       graph, side.defects.size());
   }
@@ -279,7 +255,8 @@ const Family* FamilyOf(const std::string& site) {
   return nullptr;
 }
 
-// What was checked and found right, by family of ops, with the evidence.
+}  // namespace
+
 std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
   std::vector<Note> notes;
   for (const Family& family : Families()) {
@@ -310,6 +287,8 @@ std::vector<Note> ClearedBy(const Graph& graph, const SideResult& side) {
   return notes;
 }
 
+namespace {
+
 // Flips of routing that are no defect, as a note: what they are, and why they do not count.
 void NoteBenignFlips(Diagnosis& diagnosis) {
   std::int64_t benign = 0;
@@ -331,10 +310,13 @@ void NoteBenignFlips(Diagnosis& diagnosis) {
 }  // namespace
 
 Diagnosis Diagnose(const Model& model, const Trace& subject, const DiagnoseOptions& options) {
-  SideResult side = Judge(model, subject, options, "subject");
+  return ToDiagnosis(model.graph, subject, Judge(model, subject, options, "subject", /*counterfactual=*/true));
+}
+
+Diagnosis ToDiagnosis(const Graph& graph, const Trace& subject, SideResult side) {
   Diagnosis diagnosis{.arithmetic = side.chosen.arithmetic.name, .arithmetic_inferred = side.chosen.inferred};
-  diagnosis.cleared = ClearedBy(model.graph, side);
-  diagnosis.layout = LayoutOf(model.graph, side.recording);
+  diagnosis.cleared = ClearedBy(graph, side);
+  diagnosis.layout = LayoutOf(graph, side.recording);
   for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
   diagnosis.noise = std::move(side.noise);
   diagnosis.equivalences = std::move(side.equivalences);
@@ -358,9 +340,9 @@ void TellConversionFromExecution(const Model& subject_model, const Trace& subjec
                                  Diagnosis& diagnosis) {
   DiagnoseOptions without_views = options;
   without_views.keep_views = false;
-  const Diagnosis own = Diagnose(subject_model, subject, without_views);
+  const SideResult own = Judge(subject_model, subject, without_views, "subject", /*counterfactual=*/false);
   std::set<std::string> executed;
-  for (const Defect& defect : own.defects) executed.insert(defect.site);
+  for (const auto& [defect, node] : own.defects) executed.insert(defect.site);
   for (Defect& defect : diagnosis.defects) {
     if (defect.side != "subject") continue;
     defect.origin = executed.contains(defect.site) ? "execution" : "conversion";
@@ -369,20 +351,40 @@ void TellConversionFromExecution(const Model& subject_model, const Trace& subjec
             ? "; the engine computes its own file rightly, so the mistake is in the file: it was made in the conversion"
             : "; the engine departs from its own file too, so the mistake is in the engine";
   }
-  if (own.verdict != "diverged")
+  if (own.defects.empty())
     diagnosis.remarks.push_back(
         fmt::format("against the file the subject ran, {}, everything is within noise", subject_model.source->path()));
+}
+
+void AddTokenMismatch(const TokenMismatch& mismatch, Diagnosis& diagnosis) {
+  diagnosis.tokens = mismatch;
+  diagnosis.verdict = "incomparable";
+  diagnosis.reason = mismatch.statement;
+  Defect defect{.side = "subject", .site = "embed"};
+  defect.ratio = std::numeric_limits<double>::infinity();
+  defect.where.tokens = {mismatch.position};
+  defect.cause = {.id = mismatch.cause,
+                  .confidence = 0.99,
+                  .statement = mismatch.statement,
+                  .fix = mismatch.cause == "tokens.ids"
+                             ? "feed both engines the same token ids; look at the tokenizer and its normalisation"
+                             : "add BOS and padding once, in one place, on both sides alike"};
+  if (mismatch.reference && mismatch.subject) {
+    defect.cause.expected = *mismatch.reference;
+    defect.cause.found = *mismatch.subject;
+  }
+  diagnosis.defects.insert(diagnosis.defects.begin(), std::move(defect));
 }
 
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis) {
   DiagnoseOptions own = options;
   own.arithmetic.clear();  // the user's choice is about the subject
   own.keep_views = false;
-  SideResult side = Judge(model, reference, own, "reference");
+  SideResult side = Judge(model, reference, own, "reference", /*counterfactual=*/false);
   for (auto& [defect, node] : side.defects) diagnosis.defects.push_back(std::move(defect));
   for (std::string& remark : side.remarks) diagnosis.remarks.push_back("reference: " + remark);
   diagnosis.reference_header = reference.header.raw;
-  if (!diagnosis.defects.empty()) diagnosis.verdict = "diverged";
+  if (!diagnosis.defects.empty() && diagnosis.verdict != "incomparable") diagnosis.verdict = "diverged";
 }
 
 }  // namespace paritrace

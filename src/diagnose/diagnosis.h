@@ -2,12 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "arch/model.h"
+#include "compare/tokens.h"
 #include "diagnose/common_ground.h"
 #include "diagnose/routing.h"
 #include "diagnose/search.h"
@@ -46,12 +48,15 @@ struct Equivalence {
 };
 
 struct Diagnosis {
-  std::string verdict;     // "identical", "within_noise", "diverged"
-  std::string arithmetic;  // name of the policy used
+  std::string verdict;                  // "identical", "within_noise", "diverged", "incomparable"
+  std::string reason;                   // one sentence, where the verdict is incomparable
+  std::optional<TokenMismatch> tokens;  // the reference was fed others
+  std::string arithmetic;               // name of the policy used
   bool arithmetic_inferred = false;
   std::vector<Defect> defects;  // in order of execution, the subject's before the reference's
   std::vector<NoiseRow> noise;
   std::vector<Note> cleared;
+  std::vector<Note> unproven;  // without weights: `what` could not be judged, and why
   std::vector<Equivalence> equivalences;
   std::vector<RoutingFlip> routing;  // tokens that go to other experts than in MODEL, run in f64
   std::int64_t values = 0;
@@ -76,6 +81,9 @@ struct DiagnoseOptions {
 // the file was written, any other by the engine. Fills `origin` and says so in the statement.
 void TellConversionFromExecution(const Model& subject_model, const Trace& subject, const DiagnoseOptions& options,
                                  Diagnosis& diagnosis);
+
+// The reference was fed other tokens: the first defect then, and nothing of the two can be compared.
+void AddTokenMismatch(const TokenMismatch& mismatch, Diagnosis& diagnosis);
 
 // Appends what the reference's own replay says: its defects carry side "reference".
 void AddReference(const Model& model, const Trace& reference, const DiagnoseOptions& options, Diagnosis& diagnosis);

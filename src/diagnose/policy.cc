@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
-#include "core/error.h"
 #include "diagnose/replay.h"
+#include "graph/arithmetic_file.h"
 
 namespace paritrace {
 namespace {
@@ -62,20 +62,59 @@ std::string NameFromValues(const Trace& trace, const Recording& recording) {
   return "f64";
 }
 
+// Sum of squares that an arithmetic leaves at a product.
+double LeftAt(const Graph& graph, const Recording& recording, const Arithmetic& arithmetic, NodeId witness) {
+  Replay replay(graph, recording, arithmetic, /*with_free=*/false);
+  replay.Run({}, witness);
+  const Value& predicted = replay.Predicted(witness);
+  const RecordedSite& site = recording.At(witness);
+  double left = 0;
+  for (std::size_t i = 0; i < predicted.data.size(); ++i) {
+    const double e =
+        site.token_known[i / static_cast<std::size_t>(predicted.cols())] ? site.value.data[i] - predicted.data[i] : 0.0;
+    left += std::isfinite(e) ? e * e : 0.0;
+  }
+  return left;
+}
+
+// The first product that was recorded; kAbsent if there is none.
+NodeId FirstProduct(const Graph& graph, const Recording& recording) {
+  for (const Node& node : graph.nodes) {
+    if (std::holds_alternative<LinearOp>(node.op) && recording.Has(node.id)) return node.id;
+  }
+  return kAbsent;
+}
+
+// Activations rounded to a quantised weight's blocks before the product, as ggml does it: f32 leaves far more of the error.
+bool RoundsToBlocks(const Graph& graph, const Recording& recording) {
+  const NodeId witness = FirstProduct(graph, recording);
+  if (witness == kAbsent) return false;
+  const Node& node = graph.nodes[static_cast<std::size_t>(witness)];
+  if (!IsBlockQuantised(graph.weights[static_cast<std::size_t>(node.weight)].tensor.dtype)) return false;
+  constexpr double kDecisive = 0.01;
+  return LeftAt(graph, recording, *FindArithmetic("ggml-cpu"), witness) <
+         kDecisive * LeftAt(graph, recording, *FindArithmetic("f32"), witness);
+}
+
 }  // namespace
 
 ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording,
                                   const Graph& graph) {
   ChosenArithmetic chosen;
   if (!asked.empty()) {
-    const auto known = FindArithmetic(asked);
-    if (!known) throw UsageError(fmt::format("--arithmetic {}: expected one of {}", asked, ArithmeticNames()));
-    chosen.arithmetic = *known;
+    chosen.arithmetic = ArithmeticOf(asked, "--arithmetic");
   } else if (const auto stated = FindArithmetic(trace.header.arithmetic)) {
     chosen.arithmetic = *stated;
   } else {
     chosen.inferred = true;
     chosen.arithmetic = *FindArithmetic(NameFromValues(trace, recording));
+    if (chosen.arithmetic.name == "f32" && RoundsToBlocks(graph, recording))
+      chosen.arithmetic = *FindArithmetic("ggml-cpu");
+    if (!trace.header.arithmetic.empty()) {
+      chosen.remark =
+          fmt::format("the trace names an arithmetic that is not known here, \"{}\": {} was inferred from the values",
+                      trace.header.arithmetic, chosen.arithmetic.name);
+    }
   }
   chosen.arithmetic.declared = !chosen.inferred;
   const auto experts = RunOf(trace).find("experts");
@@ -87,26 +126,13 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
 
 void ChooseDotWeight(const Graph& graph, const Recording& recording, Arithmetic& arithmetic) {
   if (arithmetic.dot_input != DotInput::kGgml) return;
-  const Node* witness = nullptr;
-  for (const Node& node : graph.nodes) {
-    if (witness == nullptr && std::holds_alternative<LinearOp>(node.op) && recording.Has(node.id)) witness = &node;
-  }
-  if (witness == nullptr) return;
-  const RecordedSite& site = recording.At(witness->id);
+  const NodeId witness = FirstProduct(graph, recording);
+  if (witness == kAbsent) return;
   double least = std::numeric_limits<double>::infinity();
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
     Arithmetic candidate = arithmetic;
     candidate.dot_weight = type;
-    Replay replay(graph, recording, candidate);
-    replay.Run({}, witness->id);
-    const Value& predicted = replay.Predicted(witness->id);
-    double left = 0;
-    for (std::size_t i = 0; i < predicted.data.size(); ++i) {
-      const double e = site.token_known[i / static_cast<std::size_t>(predicted.cols())]
-                           ? site.value.data[i] - predicted.data[i]
-                           : 0.0;
-      left += std::isfinite(e) ? e * e : 0.0;
-    }
+    const double left = LeftAt(graph, recording, candidate, witness);
     if (left < least) {
       least = left;
       arithmetic.dot_weight = type;

@@ -12,6 +12,7 @@ namespace paritrace {
 struct ChosenArithmetic {
   Arithmetic arithmetic;
   bool inferred = false;
+  std::string remark;  // for the report; "" mostly
 };
 
 // asked: the user's choice, "" for none. Errors: UsageError if `asked` is no policy of ours.

@@ -130,6 +130,9 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
 void ProposeQuantised(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const Weight& right = site.graph().weights[static_cast<std::size_t>(node.weight)];
   if (IsBlockQuantised(right.tensor.dtype)) return;
+  // No type of these moves an output by half of it, and each is tried on all of the matrix.
+  constexpr double kMostMoved = 0.5;
+  if (!(site.Residual(site.base()) < kMostMoved)) return;
   for (const DType type : kRequantisable) {
     if (type == right.tensor.dtype) continue;
     Node changed = node;

@@ -279,7 +279,7 @@ Value WithoutOtherTerms(const Graph& graph, const Node& embed, const Recording& 
 void RecoverTokens(const Graph& graph, Recording& recording) {
   const Node* embed = graph.Find("embed");
   std::size_t known = 0;
-  if (embed != nullptr && recording.Has(embed->id)) {
+  if (embed != nullptr && recording.Has(embed->id) && !std::holds_alternative<UnknownOp>(embed->op)) {
     const Node* tokens = embed;
     if (!embed->inputs.empty()) tokens = &graph.nodes[static_cast<std::size_t>(embed->inputs[0])];
     const Weight& table = graph.weights[static_cast<std::size_t>(tokens->weight)];
@@ -325,6 +325,7 @@ std::int64_t WidthOf(const Graph& graph, const Node& node) {
     return static_cast<std::int64_t>(pool->modes.size()) *
            WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[0])]);
   }
+  if (const auto* unknown = std::get_if<UnknownOp>(&node.op)) return unknown->width;
   const std::size_t same = std::holds_alternative<ExpertWeightsOp>(node.op) ? 1 : 0;
   return WidthOf(graph, graph.nodes[static_cast<std::size_t>(node.inputs[same])]);
 }

@@ -29,12 +29,13 @@ const Node& NodeIn(const Graph& graph, const Edit& edit, NodeId id) {
 
 }  // namespace
 
-Replay::Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic)
-    : graph_(graph), recording_(recording) {
+Replay::Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic, bool with_free)
+    : graph_(graph), recording_(recording), passes_({&exact_, &predicted_, &sampled_}) {
+  if (with_free) passes_.push_back(&free_);
   exact_.arithmetic = free_.arithmetic = *FindArithmetic("f64");
   sampled_.arithmetic = WithSequentialSums(arithmetic);
   predicted_.arithmetic = std::move(arithmetic);
-  for (PassState* pass : {&exact_, &predicted_, &sampled_, &free_}) {
+  for (PassState* pass : passes_) {
     pass->values.resize(graph.nodes.size());
     pass->merged.resize(graph.nodes.size());
   }
@@ -82,10 +83,11 @@ Value Replay::ComputeForced(const Node& node, const PassState& pass, const std::
   return Compute(node, inputs, graph_, recording_.run, pass.arithmetic);
 }
 
-void Replay::Run(const Progress& progress, NodeId last) {
+void Replay::Run(const Progress& progress, NodeId last, NodeId first) {
   for (const Node& node : graph_.nodes) {
+    if (node.id < first) continue;
     if (last != kAbsent && node.id > last) return;
-    for (PassState* pass : {&exact_, &predicted_, &sampled_, &free_}) {
+    for (PassState* pass : passes_) {
       pass->values[static_cast<std::size_t>(node.id)] =
           ComputeForced(node, *pass, [&](NodeId id) -> const Value& { return Seen(*pass, id); }, {});
       Merge(*pass, node.id);

@@ -20,11 +20,11 @@ class Replay {
  public:
   using Progress = std::function<void(std::size_t done, std::size_t total)>;
 
-  // All must outlive the replay.
-  Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic);
+  // All must outlive the replay. with_free: whether Free() is asked for, which costs a pass.
+  Replay(const Graph& graph, const Recording& recording, Arithmetic arithmetic, bool with_free = true);
 
-  // The passes, node by node, up to and with `last` (all of them by default). Call before the accessors below.
-  void Run(const Progress& progress = {}, NodeId last = kAbsent);
+  // The passes, node by node, from `first` up to and with `last` (all of them by default). Call before the accessors below.
+  void Run(const Progress& progress = {}, NodeId last = kAbsent, NodeId first = 0);
 
   [[nodiscard]] const Graph& graph() const { return graph_; }
   [[nodiscard]] const Recording& recording() const { return recording_; }
@@ -71,6 +71,7 @@ class Replay {
   const Graph& graph_;
   const Recording& recording_;
   PassState exact_, predicted_, sampled_, free_;
+  std::vector<PassState*> passes_;  // those that run
 };
 
 }  // namespace paritrace

@@ -281,8 +281,8 @@ std::vector<RoutingFlip> FlipsOf(const Replay& replay, const Node& node) {
   return flips;
 }
 
-bool SettleRouting(const Replay& replay, Graph& graph) {
-  bool settled = false;
+NodeId SettleRouting(const Replay& replay, Graph& graph) {
+  NodeId first = kAbsent;
   for (Node& node : graph.nodes) {
     if (!std::holds_alternative<TopExpertsOp>(node.op) || replay.recording().Has(node.id)) continue;
     const std::vector<OpenChoice> open = OpenChoices(replay, node);
@@ -301,9 +301,9 @@ bool SettleRouting(const Replay& replay, Graph& graph) {
           ErrorAt(replay, target, other, choice.token) < ErrorAt(replay, target, predicted, choice.token);
       given.emplace_back(choice.token, flipped ? choice.other : choice.predicted);
     }
-    settled = true;
+    if (first == kAbsent) first = node.id;
   }
-  return settled;
+  return first;
 }
 
 }  // namespace paritrace

@@ -36,8 +36,8 @@ struct RoutingFlip {
 [[nodiscard]] std::vector<RoutingFlip> FlipsOf(const Replay& replay, const Node& node);
 
 // Where no choice was recorded and one is within noise, the replay cannot know how it fell: the one that leaves less at the next
-// recorded site stands, in all passes alike. Writes it into `graph`, which must be the replay's; true if anything was written,
-// and the replay must then be run again.
-[[nodiscard]] bool SettleRouting(const Replay& replay, Graph& graph);
+// recorded site stands, in all passes alike. Writes it into `graph`, which must be the replay's; returns the first
+// node written to, from which the replay must then be run again, or kAbsent.
+[[nodiscard]] NodeId SettleRouting(const Replay& replay, Graph& graph);
 
 }  // namespace paritrace

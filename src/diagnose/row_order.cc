@@ -47,7 +47,7 @@ std::string AlignRowOrder(const Graph& graph, Recording& recording) {
   if (graph.architecture != "llama" && graph.architecture != "mistral" && graph.architecture != "mixtral") return "";
   const std::vector<const Node*> witnesses = Witnesses(graph, recording);
   if (witnesses.empty()) return "";
-  Replay replay(graph, recording, *FindArithmetic("f64"));
+  Replay replay(graph, recording, *FindArithmetic("f64"), /*with_free=*/false);
   replay.Run({}, std::max(witnesses.front()->id, witnesses.back()->id));
   const bool to_interleaved = graph.q_rows_interleaved;
   // The two orders are far apart on any real model; a factor of a hundred leaves room for a quantised engine's noise. Where

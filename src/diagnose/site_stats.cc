@@ -138,9 +138,8 @@ SiteStats MeasureSite(const Graph& graph, const Node& node, const RecordedSite& 
         const double e = x - f, n = s - f, half = HalfUlp(storage, f), l = x - p, o = s - p;
         value.error = e * e;
         value.sampled = n * n;
-        value.rounding =
-            roundings * half * half / 3 +
-            angle.At(t, c, replayed.exact.row(r));  // uniform over half a ULP: a third of its square on average
+        value.rounding = roundings * half * half / 3 + angle.At(t, c, replayed.exact.row(r)) +
+                         node.doubt * node.doubt * f * f;  // uniform over half a ULP: a third of its square on average
         stats.left += l * l;
         stats.order += o * o + (storage == Rounding::kF32 ? half * half / 3 : 0);
         stats.signal += f * f;

@@ -203,6 +203,23 @@ bool Arithmetic::IsMarked(Step step) const {
   return false;
 }
 
+const OpRecipe* Arithmetic::RecipeOf(std::string_view family) const {
+  for (const OpRecipe& recipe : recipes) {
+    if (recipe.family == family) return &recipe;
+  }
+  return nullptr;
+}
+
+Arithmetic Arithmetic::With(const OpRecipe& recipe) const {
+  Arithmetic own = *this;
+  own.recipes.clear();
+  own.inner = recipe.inner.value_or(inner);
+  own.accumulate = recipe.accumulate.value_or(accumulate);
+  own.reduce = recipe.reduce.value_or(reduce);
+  own.activation = recipe.activation.value_or(activation);
+  return own;
+}
+
 std::optional<Arithmetic> FindArithmetic(std::string_view name) {
   for (const Arithmetic& policy : Policies()) {
     if (policy.name == name) return policy;
@@ -219,6 +236,7 @@ std::string ArithmeticNames() {
 Arithmetic WithSequentialSums(Arithmetic arithmetic) {
   if (arithmetic.inner == Rounding::kNone) return arithmetic;
   arithmetic.accumulate = arithmetic.reduce = Accumulate::kF32Sequential;
+  for (OpRecipe& recipe : arithmetic.recipes) recipe.accumulate = recipe.reduce = std::nullopt;
   if (arithmetic.activation == ActivationKernel::kExact) arithmetic.activation = ActivationKernel::kVector;
   return arithmetic;
 }

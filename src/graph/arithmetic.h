@@ -83,6 +83,15 @@ enum class Mixture : std::uint8_t {
   kByExpert,  // in order of the experts' ids, every sum stored
 };
 
+// What one kind of op does otherwise than the policy: learned from an engine that no policy knows. Unset: as the policy.
+struct OpRecipe {
+  std::string family;  // as FamilyOf (graph.h) names ops: "norm", "activation", …
+  std::optional<Rounding> inner;
+  std::optional<Accumulate> accumulate, reduce;
+  std::optional<ActivationKernel> activation;
+  bool fused = false;  // nothing is rounded to storage on the way, only the result
+};
+
 struct Arithmetic {
   std::string name;
   Rounding weights = Rounding::kNone;  // what float weights of the model are kept as
@@ -97,6 +106,8 @@ struct Arithmetic {
   bool rope_angle_iterated = false;     // ggml: theta *= scale, pair by pair, in f32; else one power a pair
   ActivationKernel activation = ActivationKernel::kExact;
   Mixture mixture = Mixture::kByRank;
+  std::vector<OpRecipe> recipes = {};  // one a family at most
+
   [[nodiscard]] bool is_ggml() const { return dot_input != DotInput::kAsStored; }
   bool declared = false;              // stated by the trace or the user, not inferred from the values
   std::vector<RoundMark> marks = {};  // of the one op that is computed
@@ -104,6 +115,10 @@ struct Arithmetic {
   // The rounding at a step: that of its mark, else `otherwise`.
   [[nodiscard]] Rounding At(Step step, Rounding otherwise) const;
   [[nodiscard]] bool IsMarked(Step step) const;
+
+  [[nodiscard]] const OpRecipe* RecipeOf(std::string_view family) const;  // nullptr: none
+  // As `recipe` has it, without recipes. What it leaves of `fused` is for the caller.
+  [[nodiscard]] Arithmetic With(const OpRecipe& recipe) const;
 };
 
 // A policy of the contract ("torch-bf16", "ggml-cpu", …); nullopt for an unknown name.

@@ -60,6 +60,22 @@ constexpr std::array<std::pair<std::string_view, Activation>, 17> kActivationNam
 }};
 }  // namespace
 
+std::string_view FamilyOf(const Operation& op) {
+  if (std::holds_alternative<NormOp>(op)) return "norm";
+  if (std::holds_alternative<LinearOp>(op)) return "linear";
+  if (std::holds_alternative<RopeOp>(op)) return "rope";
+  if (std::holds_alternative<ScoresOp>(op)) return "scores";
+  if (std::holds_alternative<SoftmaxOp>(op)) return "softmax";
+  if (std::holds_alternative<ContextOp>(op)) return "context";
+  if (std::holds_alternative<ActivationOp>(op)) return "activation";
+  if (std::holds_alternative<AddOp>(op)) return "add";
+  if (std::holds_alternative<EmbedOp>(op)) return "embed";
+  if (std::holds_alternative<RouterProbsOp>(op) || std::holds_alternative<ExpertWeightsOp>(op) ||
+      std::holds_alternative<ExpertsOp>(op))
+    return "moe";
+  return "other";
+}
+
 std::string_view Name(Activation activation) {
   switch (activation) {
     case Activation::kIdentity: return "identity";

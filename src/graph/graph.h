@@ -193,9 +193,14 @@ struct PoolOp {
 // A row divided by its length.
 struct UnitOp {};
 
+// A step of which nothing is known, such as a product whose weights are not there: NaN, [tokens, width].
+struct UnknownOp {
+  std::int64_t width = 1;
+};
+
 using Operation =
     std::variant<EmbedOp, NormOp, LinearOp, RopeOp, ScoresOp, SoftmaxOp, ContextOp, ActivationOp, AddOp, ScaleOp,
-                 GateOp, RouterProbsOp, TopExpertsOp, ExpertWeightsOp, ExpertsOp, PoolOp, UnitOp>;
+                 GateOp, RouterProbsOp, TopExpertsOp, ExpertWeightsOp, ExpertsOp, PoolOp, UnitOp, UnknownOp>;
 
 struct KernelFault;  // kernel_fault.h: what no model has and a kernel may do
 
@@ -210,6 +215,7 @@ struct Node {
   bool pooled = false;  // one row for the whole sequence
   std::shared_ptr<const KernelFault> fault = nullptr;  // only a hypothesis has one
   std::vector<RoundMark> marks = {};                   // a hypothesis: rounded here, where the policy would not
+  double doubt = 0;  // rms error of the op relative to its results, where its parameters were estimated and not read
 };
 
 // A weight of the model, in the file's own layout. Linear weights: [out, in].
@@ -242,6 +248,9 @@ struct Graph {
  private:
   std::unordered_map<std::string, NodeId> by_site_;
 };
+
+// "norm", "linear", "rope", "scores", "softmax", "context", "activation", "add", "embed", "moe", or "other".
+[[nodiscard]] std::string_view FamilyOf(const Operation& op);
 
 [[nodiscard]] std::string_view Name(Activation activation);
 [[nodiscard]] std::string_view Name(PoolMode mode);  // as sentence-transformers' pooling_mode

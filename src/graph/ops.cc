@@ -92,10 +92,23 @@ std::vector<const Value*> MarkedInputs(const Node& node, std::span<const Value* 
   return read;
 }
 
+Value ComputeByRecipe(const OpRecipe& recipe, const Node& node, std::span<const Value* const> inputs,
+                      const Graph& graph, const RunInput& run, const Arithmetic& policy) {
+  Arithmetic own = policy.With(recipe);
+  if (!recipe.fused) return Compute(node, inputs, graph, run, own);
+  const Rounding storage = StorageOf(node, own);
+  own.storage = own.inner;
+  Value value = Compute(node, inputs, graph, run, own);
+  RoundAll(storage, value.data);
+  return value;
+}
+
 }  // namespace
 
 Value Compute(const Node& node, std::span<const Value* const> inputs, const Graph& graph, const RunInput& run,
               const Arithmetic& arithmetic) {
+  if (const OpRecipe* recipe = arithmetic.RecipeOf(FamilyOf(node.op)))
+    return ComputeByRecipe(*recipe, node, inputs, graph, run, arithmetic);
   if (node.fault != nullptr) return ComputeWithFault(node, inputs, graph, run, arithmetic);
   const auto weight = [&](WeightId id) -> const Weight* {
     return id == kAbsent ? nullptr : &graph.weights[static_cast<std::size_t>(id)];
@@ -130,6 +143,11 @@ Value ComputeOp(const Node& node, std::span<const Value* const> recorded, const 
           },
           [&](const PoolOp& op) { return ComputePool(op, *inputs[0], arithmetic); },
           [&](const UnitOp&) { return ComputeUnit(*inputs[0], arithmetic); },
+          [&](const UnknownOp& op) {
+            Value out({run.count(), op.width});
+            std::ranges::fill(out.data, std::numeric_limits<double>::quiet_NaN());
+            return out;
+          },
       },
       node.op);
 }

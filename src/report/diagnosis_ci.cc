@@ -31,8 +31,15 @@ std::string DiagnosisToJunit(const Diagnosis& diagnosis) {
     defects[key].push_back(&defect);
   }
   std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-  out += fmt::format("<testsuites><testsuite name=\"paritrace diagnose\" tests=\"{}\" failures=\"{}\" errors=\"0\">\n",
-                     cases.size(), defects.size());
+  const bool incomparable = diagnosis.verdict == "incomparable";  // nothing was judged: no build may be green by that
+  out += fmt::format("<testsuites><testsuite name=\"paritrace diagnose\" tests=\"{}\" failures=\"{}\" errors=\"{}\">\n",
+                     cases.size() + (incomparable ? 1 : 0), defects.size(), incomparable ? 1 : 0);
+  if (incomparable) {
+    const std::string reason = EscapeMarkup(diagnosis.reason);
+    out +=
+        fmt::format("<testcase classname=\"paritrace\" name=\"diagnose\"><error message=\"{}\">{}</error></testcase>\n",
+                    reason, reason);
+  }
   for (const auto& key : cases) {
     out += fmt::format("<testcase classname=\"paritrace\" name=\"{}\"", EscapeMarkup(CaseName(key.first, key.second)));
     const auto found = defects.find(key);

@@ -100,6 +100,10 @@ std::string DiagnosisToPlainHtml(const Diagnosis& diagnosis) {
   for (const Note& note : diagnosis.cleared)
     out += fmt::format("<li><b>{}</b>: {}</li>\n", EscapeMarkup(note.what), EscapeMarkup(note.evidence));
   if (!diagnosis.cleared.empty()) out += "</ul>\n";
+  if (!diagnosis.unproven.empty()) out += "<h2>Not proven</h2><ul>\n";
+  for (const Note& note : diagnosis.unproven)
+    out += fmt::format("<li><b>{}</b>: {}</li>\n", EscapeMarkup(note.what), EscapeMarkup(note.evidence));
+  if (!diagnosis.unproven.empty()) out += "</ul>\n";
   if (!diagnosis.counterfactual.empty()) out += fmt::format("<p>{}</p>\n", EscapeMarkup(diagnosis.counterfactual));
   for (const std::string& remark : diagnosis.remarks) out += fmt::format("<p>Note: {}.</p>\n", EscapeMarkup(remark));
   return out + "</body></html>\n";

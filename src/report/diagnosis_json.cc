@@ -64,6 +64,15 @@ Json FlipToJson(const RoutingFlip& flip) {
   return json;
 }
 
+Json TokensToJson(const TokenMismatch& tokens) {
+  return {{"cause", tokens.cause},
+          {"statement", tokens.statement},
+          {"sequence", tokens.sequence},
+          {"position", tokens.position},
+          {"reference", tokens.reference ? Json(*tokens.reference) : Json(nullptr)},
+          {"subject", tokens.subject ? Json(*tokens.subject) : Json(nullptr)}};
+}
+
 Json NoiseToJson(const NoiseRow& row) {
   Json json = {{"step", row.step}, {"site", row.site}};
   Put(json, "introduced_nmse", row.introduced_nmse);
@@ -132,6 +141,8 @@ Json DiagnosisToJson(const Diagnosis& diagnosis) {
                {"verdict", diagnosis.verdict},
                {"arithmetic", diagnosis.arithmetic},
                {"arithmetic_inferred", diagnosis.arithmetic_inferred}};
+  if (!diagnosis.reason.empty()) json["reason"] = diagnosis.reason;
+  if (diagnosis.tokens) json["tokens"] = TokensToJson(*diagnosis.tokens);
   json["defects"] = Json::array();
   for (const Defect& defect : diagnosis.defects) json["defects"].push_back(DefectToJson(defect));
   json["summary"] = Json::array();
@@ -145,6 +156,11 @@ Json DiagnosisToJson(const Diagnosis& diagnosis) {
   json["cleared"] = Json::array();
   for (const Note& note : diagnosis.cleared)
     json["cleared"].push_back({{"what", note.what}, {"evidence", note.evidence}});
+  if (!diagnosis.unproven.empty()) {
+    json["unproven"] = Json::array();
+    for (const Note& note : diagnosis.unproven)
+      json["unproven"].push_back({{"what", note.what}, {"reason", note.evidence}});
+  }
   json["noise"] = Json::array();
   for (const NoiseRow& row : diagnosis.noise) json["noise"].push_back(NoiseToJson(row));
   json["explained"] = {{"values", diagnosis.values}, {"exact", diagnosis.exact}, {"one_ulp", diagnosis.one_ulp}};

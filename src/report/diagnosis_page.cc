@@ -93,7 +93,9 @@ std::string EngineOf(const Json& header) {
 
 Document DiagnosisToDocument(const Diagnosis& diagnosis) {
   Document document{.title = "paritrace diagnose",
-                    .tone = diagnosis.verdict == "diverged" ? Tone::kBad : Tone::kGood,
+                    .tone = diagnosis.verdict == "diverged"       ? Tone::kBad
+                            : diagnosis.verdict == "incomparable" ? Tone::kOdd
+                                                                  : Tone::kGood,
                     .sentence = VerdictSentence(diagnosis)};
   if (const std::string engine = EngineOf(diagnosis.subject_header); !engine.empty())
     document.facts.emplace_back("subject", engine);
@@ -101,6 +103,8 @@ Document DiagnosisToDocument(const Diagnosis& diagnosis) {
     document.facts.emplace_back("reference", engine);
   document.facts.emplace_back(
       "arithmetic", diagnosis.arithmetic + (diagnosis.arithmetic_inferred ? " (inferred from the values)" : ""));
+  for (const Note& note : diagnosis.unproven)
+    document.remarks.push_back(fmt::format("Not proven: {}: {}.", note.what, note.evidence));
   for (const std::string& remark : diagnosis.remarks) document.remarks.push_back(remark + ".");
   return document;
 }

@@ -86,6 +86,7 @@ std::string SureText(double confidence) {
 std::string VerdictSentence(const Diagnosis& diagnosis) {
   const std::string explained = fmt::format("{} % of {} values equal {} to the bit", Percent(diagnosis.exact),
                                             diagnosis.values, diagnosis.arithmetic);
+  if (diagnosis.verdict == "incomparable") return fmt::format("Nothing to compare: {}.", diagnosis.reason);
   if (diagnosis.verdict == "identical") return "Identical: every recorded value is the exact one.";
   if (diagnosis.verdict == "within_noise")
     return fmt::format("Within noise: {}'s rounding explains every recorded site ({}).", diagnosis.arithmetic,
@@ -107,7 +108,10 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
     out += Paint(std::string(indent, ' ') + Wrap(text, options.width - indent, 0), style, options.colour) + "\n";
   };
   const auto indented = [&](const std::string& text) { out += "   " + Wrap(text, options.width - 3, 3) + "\n"; };
-  out += Paint(Wrap(VerdictSentence(diagnosis), options.width), diverged ? Style::kBoldRed : Style::kBoldGreen,
+  out += Paint(Wrap(VerdictSentence(diagnosis), options.width),
+               diverged                              ? Style::kBoldRed
+               : diagnosis.verdict == "incomparable" ? Style::kBold
+                                                     : Style::kBoldGreen,
                options.colour) +
          "\n";
   int number = 0;
@@ -140,6 +144,10 @@ std::string DiagnosisToTerminal(const Diagnosis& diagnosis, const DiagnosisTextO
   if (!diagnosis.cleared.empty()) {
     out += "\n" + Paint("Ruled out", Style::kBold, options.colour) + "\n";
     for (const Note& note : diagnosis.cleared) indented(fmt::format("{}: {}", note.what, note.evidence));
+  }
+  if (!diagnosis.unproven.empty()) {
+    out += "\n" + Paint("Not proven", Style::kBold, options.colour) + "\n";
+    for (const Note& note : diagnosis.unproven) indented(fmt::format("{}: {}", note.what, note.evidence));
   }
   out += "\n" +
          Paint(fmt::format("Noise of {}{}", diagnosis.arithmetic,
@@ -176,6 +184,8 @@ std::string DiagnosisToMarkdown(const Diagnosis& diagnosis) {
     out += fmt::format("\nNo effect: {} (`{}`)\n", equivalence.statement, equivalence.site);
   if (!diagnosis.cleared.empty()) out += "\n### Ruled out\n\n";
   for (const Note& note : diagnosis.cleared) out += fmt::format("- {}: {}\n", note.what, note.evidence);
+  if (!diagnosis.unproven.empty()) out += "\n### Not proven\n\n";
+  for (const Note& note : diagnosis.unproven) out += fmt::format("- {}: {}\n", note.what, note.evidence);
   out += fmt::format("\n### Noise of `{}`\n\n", diagnosis.arithmetic);
   for (const char* heading : kNoiseHeadings) out += fmt::format("| {} ", heading);
   out += "|\n|---|---:|---:|---:|---:|---:|\n";

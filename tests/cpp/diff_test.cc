@@ -98,6 +98,19 @@ TEST(Diff, ArithmeticIsInferredFromTheGridOfTheValues) {
   EXPECT_TRUE(inferred(DType::kF32).inferred);
 }
 
+// A dump without values says in which type its engine kept them.
+TEST(Noise, IsThatOfTheStatedTypesWhereThereAreNoValues) {
+  for (const auto& [dtype, name] : {std::pair(DType::kF16, "f16"), std::pair(DType::kBF16, "bf16"),
+                                    std::pair(DType::kF32, "f32"), std::pair(DType::kF64, "f64")}) {
+    MemoryTrace dump;
+    for (int i = 0; i < 3; ++i) dump.AddDigest(0, "layers." + std::to_string(i) + ".out", {4, 16}, "blake3:0");
+    Trace trace = dump.trace();
+    for (TraceEntry& entry : trace.entries) entry.tensor.dtype = dtype;
+    EXPECT_EQ(RoundingOf(trace).name, name);
+    EXPECT_TRUE(RoundingOf(trace).inferred);
+  }
+}
+
 TEST(Diff, OneWrongTokenAmongManyIsFoundThere) {
   MemoryTrace a, b;
   std::vector<double> values = Normal(1000 * 16, 1), wrong = Disturbed(values, 1e-8, 2);

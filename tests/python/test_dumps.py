@@ -125,6 +125,14 @@ def test_eval_callback_agrees_as_far_as_it_was_printed(trace, diff):
     )
 
 
+def test_prints_and_hashes_have_no_error_that_could_grow(trace, paritrace_cli):
+    result = paritrace_cli("growth", trace, SAMPLES / "eval_callback.log", "--json", "-")
+    report = json.loads(result.stdout)
+    assert result.returncode == 3 and report["verdict"] == "incomparable"
+    assert "values" in report["reason"]
+    assert paritrace_cli("growth", trace, SAMPLES / "bitnet_rs").returncode == 0  # identical, by their hashes
+
+
 def test_printed_logits_are_no_logits(trace, paritrace_cli):
     result = paritrace_cli("logits", trace, SAMPLES / "eval_callback.log")
     assert result.returncode == 3

@@ -1,8 +1,4 @@
-"""Small random models of every architecture beside Llama's, built from transformers' own config classes.
-
-The weights have the statistics of trained ones: unit outputs, norm weights around their neutral value, biases that are not
-zero, embeddings of ordinary size. Nothing in them is tuned to what the diagnosis expects.
-"""
+"""Small random models of every architecture beside Llama's, built from transformers' own config classes."""
 
 import json
 import random
@@ -10,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import random_weights
 import torch
 import transformers
 from module_outputs import module_outputs as save_module_outputs
@@ -59,15 +56,7 @@ def build(name, **changes):
     config, model_class = CLASSES[kind]
     torch.manual_seed(1)
     model = model_class._from_config(config(**options | changes), attn_implementation="eager")
-    with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            values = torch.randn_like(parameter)
-            if parameter.dim() > 1:
-                parameter.copy_(values * (0.7 if "embed" in path else 1.3 / parameter.shape[-1] ** 0.5))
-            else:
-                neutral = 1.0 if "norm" in path.lower() and path.endswith("weight") and kind != "gemma2" else 0.0
-                parameter.copy_(neutral + 0.3 * values)
-    return model.eval()
+    return random_weights.fill(model, norms_add_one=kind == "gemma2").eval()
 
 
 def prompt(count):
