@@ -19,7 +19,8 @@ def _parser():
     parser = Parser(
         prog="paritrace sweep",
         description="Runs models x prompts x lengths x engines x arithmetic, each in its own process with a time limit, and "
-        "diagnoses each. Writes receipts.jsonl as it goes summary.md and summary.html at the end. Start it again to go on where it ended.",
+        "diagnoses each. Writes receipts.jsonl as it goes, summary.md and summary.html at the end. Start it again to go on "
+        "where it ended.",
         epilog="Exit codes: 0 all at parity, 1 some diverged, failed, crashed or ran too long, 2 bad usage or plan, "
         "3 nothing was judged.",
     )
