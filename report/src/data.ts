@@ -85,6 +85,7 @@ export interface Diagnosis {
   equivalences: { site: string; statement: string }[];
   remarks?: string[];
   counterfactual?: string;
+  unproven?: unknown[]; // without weights: what could not be told
   subject?: Header;
 }
 

@@ -21,6 +21,17 @@ test("a clean run says so", async ({ page }) => {
   await expect(page.locator(".site.marked")).toHaveCount(0);
 });
 
+test("what could not be judged is not called right", async ({ page }) => {
+  const { payload, diagnosis } = diagnosisPage(3, []);
+  diagnosis.verdict = "incomparable";
+  diagnosis.noise = [];
+  payload.page.tone = "odd";
+  payload.page.sentence = "Nothing to compare: other tokens.";
+  await page.goto(writePage("incomparable", payload));
+  await expect(page.locator("h1")).toHaveClass("odd");
+  await expect(page.locator("body")).not.toContainText("Nothing is wrong");
+});
+
 test("a click in the map selects everywhere, and the link brings it back", async ({ page }) => {
   const url = writePage("diagnosis", diagnosisPage(5).payload);
   await page.goto(url);

@@ -15,6 +15,10 @@ const kPlainRatio = 2;
 
 function proof(diagnosis: Diagnosis, defect: Defect, store: Store): (HTMLElement | string)[] {
   const link = siteLink(store, defect.site);
+  // Without weights some sites are compared, not computed again.
+  if (defect.side === "subject" && !diagnosis.noise.some((noise) => noise.site === defect.site)) {
+    return [link, ` differs from the reference by ${ratioText(defect.ratio ?? Infinity)} times what rounding explains.`];
+  }
   const start = ["Computed again from its own inputs, ", link];
   if (defect.ratio === null || defect.ratio > kPlainRatio) {
     return [...start, ` is off by ${ratioText(defect.ratio ?? Infinity)} times the noise floor of ${diagnosis.arithmetic}.`];
@@ -57,8 +61,10 @@ function aboutDiagnosis(diagnosis: Diagnosis, store: Store): HTMLElement[] {
     parts.push(h("article", { class: "cause harmless" }, h("h2", {}, "No effect"), h("p", {}, `${equivalence.statement} (`, siteLink(store, equivalence.site), ").")));
   }
   if (diagnosis.counterfactual) parts.push(h("p", { class: "remark" }, diagnosis.counterfactual));
-  if (diagnosis.summary.length === 0) {
-    parts.push(h("article", { class: "cause harmless" }, h("h2", {}, "Nothing is wrong"),
+  const unproven = diagnosis.unproven?.length ?? 0;
+  const isClean = diagnosis.verdict === "within_noise" || diagnosis.verdict === "identical";
+  if (isClean && diagnosis.summary.length === 0) {
+    parts.push(h("article", { class: "cause harmless" }, h("h2", {}, unproven > 0 ? "Nothing is known to be wrong" : "Nothing is wrong"),
       h("p", {}, `${diagnosis.explained.values.toLocaleString("en")} recorded values were computed again from their own inputs. ${percentText(diagnosis.explained.exact)} equal ${diagnosis.arithmetic} to the bit, ${percentText(diagnosis.explained.one_ulp)} within one unit in the last place.`)));
   }
   const flips = diagnosis.routing.filter((flip) => flip.benign).length;
