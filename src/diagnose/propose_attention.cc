@@ -58,10 +58,9 @@ void ProposeHiddenKeys(const SearchSite& site, const Node& node, std::vector<Hyp
     const std::int64_t query = row % tokens;
     if (!recorded.token_known[static_cast<std::size_t>(query)]) continue;
     for (std::int64_t key = 0; key < tokens; ++key) {
-      const std::int64_t q = positions[static_cast<std::size_t>(query)], k = positions[static_cast<std::size_t>(key)];
-      if (!IsVisible(right, q, k) || recorded.value.row(row)[static_cast<std::size_t>(key)] != kHidden) continue;
-      hidden.insert(k);
-      own_visible = own_visible && k != q;
+      if (!IsVisible(right, replay.recording().run, query, key) || recorded.value.row(row)[static_cast<std::size_t>(key)] != kHidden) continue;
+      hidden.insert(positions[static_cast<std::size_t>(key)]);
+      own_visible = own_visible && key != query;
     }
   }
   if (hidden.empty()) return;

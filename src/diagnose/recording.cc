@@ -340,6 +340,7 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
                         fmt::format("start {}, count {}", step.start, step.count));
     }
     count += step.count;
+    recording.run.ends.insert(recording.run.ends.end(), static_cast<std::size_t>(step.count), count);
   }
   recording.run.tokens = TokensOf(trace, count);
   for (const std::int64_t token : recording.run.tokens) {

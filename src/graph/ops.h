@@ -19,6 +19,9 @@ inline constexpr std::int64_t kUnknownToken = -1;
 struct RunInput {
   std::vector<std::int64_t> tokens;     // [tokens]
   std::vector<std::int64_t> positions;  // [tokens], absolute
+  // [tokens] how many tokens there are when each one's forward call ends: no later key exists for it, masked or not.
+  // Empty: all tokens belong to one call.
+  std::vector<std::int64_t> ends;
   [[nodiscard]] std::int64_t count() const { return static_cast<std::int64_t>(tokens.size()); }
 };
 
@@ -87,8 +90,8 @@ using SpecialFunction = const std::function<double(double)>*;
 // The key/value head that query head `head` reads.
 [[nodiscard]] std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads, bool tiled);
 
-// Whether the query at `q_position` sees the key at `k_position`.
-[[nodiscard]] bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position);
+// Whether token `query` of the run sees token `key`.
+[[nodiscard]] bool IsVisible(const ScoresOp& op, const RunInput& run, std::int64_t query, std::int64_t key);
 
 // What a node's results are stored in.
 [[nodiscard]] inline Rounding StorageOf(const Node& node, const Arithmetic& arithmetic) {

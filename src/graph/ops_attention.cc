@@ -82,7 +82,10 @@ std::int64_t KvHead(std::int64_t head, std::int64_t heads, std::int64_t kv_heads
   return tiled ? head % kv_heads : head / (heads / kv_heads);
 }
 
-bool IsVisible(const ScoresOp& op, std::int64_t q_position, std::int64_t k_position) {
+bool IsVisible(const ScoresOp& op, const RunInput& run, std::int64_t query, std::int64_t key) {
+  const auto q = static_cast<std::size_t>(query), k = static_cast<std::size_t>(key);
+  if (!run.ends.empty() && key >= run.ends[q]) return false;
+  const std::int64_t q_position = run.positions[q], k_position = run.positions[k];
   if (op.causal && k_position > q_position + op.mask_offset) return false;
   if (std::ranges::binary_search(op.hidden_keys, k_position) && !(op.own_key_visible && k_position == q_position))
     return false;
@@ -115,7 +118,7 @@ Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const Ru
       const std::int64_t here = run.positions[static_cast<std::size_t>(t)];
       for (std::int64_t s = 0; s < tokens; ++s) {
         const std::int64_t there = run.positions[static_cast<std::size_t>(s)];
-        if (!IsVisible(op, here, there)) {
+        if (!IsVisible(op, run, t, s)) {
           row[static_cast<std::size_t>(s)] = kMasked;
           continue;
         }
@@ -255,8 +258,7 @@ Value ComputeFlashContext(const ScoresOp& scores, const ContextOp& context, cons
       std::ranges::fill(sum, 0.0);
       double largest = kMasked, total = 0;
       for (std::int64_t s = 0; s < tokens; ++s) {
-        if (!IsVisible(scores, run.positions[static_cast<std::size_t>(t)], run.positions[static_cast<std::size_t>(s)]))
-          continue;
+        if (!IsVisible(scores, run, t, s)) continue;
         const double dot = Dot(queries.data() + t * q.cols() + head * scores.head_dim,
                                keys.data() + s * k.cols() + k_head * scores.head_dim, scores.head_dim, arithmetic);
         // ggml's kernel divides the scale by the cap once, and multiplies by that.
