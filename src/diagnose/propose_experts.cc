@@ -142,6 +142,36 @@ void ProposeOrder(const SearchSite& site, const Node& node, std::vector<Hypothes
   }
 }
 
+// The mixture times a factor: the sum over the experts alone, or the bias with it.
+void ProposeMixtureScale(const SearchSite& site, const Node& node, bool with_bias, std::vector<Hypothesis>& out) {
+  const auto with = [&](double factor) {
+    Node changed = node;
+    auto& op = std::get<ExpertsOp>(changed.op);
+    op.factor = factor;
+    if (with_bias) op.bias_factor *= factor;
+    return site.With(changed);
+  };
+  // The squared residual is a parabola in the factor: three points give its lowest.
+  const auto squared = [&](double factor) { return std::pow(site.Residual(with(factor)), 2); };
+  const double at0 = squared(0), at1 = squared(1), at2 = squared(2);
+  const double curvature = (at0 - 2 * at1 + at2) / 2;
+  const double best = (at0 - at1 + curvature) / (2 * curvature);
+  if (!std::isfinite(best)) return;
+  for (const double factor : NiceNumbers(best)) {
+    if (std::fabs(factor - 1) < 1e-6) continue;
+    out.push_back({.cause = "moe.scale",
+                   .edit = with(factor),
+                   .expected = 1.0,
+                   .found = factor,
+                   .statement = fmt::format("the mixture is multiplied by {:g}{}", factor,
+                                            node.bias == kAbsent ? ""
+                                            : with_bias          ? ", its bias too"
+                                                                 : " before the bias"),
+                   .fix = "leave it as it is",
+                   .parameters = 1});
+  }
+}
+
 void ProposeInside(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const ExpertsOp right = std::get<ExpertsOp>(node.op);
   const auto with = [&](const auto& change) {
@@ -186,16 +216,8 @@ void ProposeInside(const SearchSite& site, const Node& node, std::vector<Hypothe
                    .fix = "add it once, after the sum over the experts"});
   }
   if (node.id != site.target().id) return;
-  for (const double factor : NiceNumbers(site.BestFactor(site.base()))) {
-    if (std::fabs(factor - 1) < 1e-6) continue;
-    out.push_back({.cause = "moe.scale",
-                   .edit = with([&](ExpertsOp& op) { op.factor = factor; }),
-                   .expected = 1.0,
-                   .found = factor,
-                   .statement = fmt::format("the mixture is multiplied by {:g}", factor),
-                   .fix = "leave it as it is",
-                   .parameters = 1});
-  }
+  ProposeMixtureScale(site, node, /*with_bias=*/false, out);
+  if (node.bias != kAbsent) ProposeMixtureScale(site, node, /*with_bias=*/true, out);
 }
 
 // The gate of the expert that all tokens use: left out, or on the mixture in its place.

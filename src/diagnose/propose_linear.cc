@@ -20,6 +20,16 @@ std::string_view SwapCause(std::string_view role, std::string_view other) {
   return "";
 }
 
+// A ternary matrix brings its scale along: the one of the node that it belongs to.
+void TakeScaleOf(const Graph& graph, Node& changed) {
+  auto& op = std::get<LinearOp>(changed.op);
+  if (op.bits == BitLinear::kNone) return;
+  for (const Node& owner : graph.nodes) {
+    const auto* linear = std::get_if<LinearOp>(&owner.op);
+    if (linear != nullptr && owner.weight == changed.weight) op.weight_scale = linear->weight_scale;
+  }
+}
+
 void ProposeOtherMatrix(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const auto& weights = site.graph().weights;
   const Weight& right = weights[static_cast<std::size_t>(node.weight)];
@@ -28,6 +38,7 @@ void ProposeOtherMatrix(const SearchSite& site, const Node& node, std::vector<Hy
     if (static_cast<WeightId>(id) == node.weight || other.tensor.shape != right.tensor.shape) continue;
     Node changed = node;
     changed.weight = static_cast<WeightId>(id);
+    TakeScaleOf(site.graph(), changed);
     if (node.bias != kAbsent) {  // a wrong matrix mostly brings its own bias along
       for (std::size_t bias = 0; bias < weights.size(); ++bias) {
         if (weights[bias].role == other.role + ".bias" && weights[bias].layer == other.layer)
