@@ -58,7 +58,9 @@ void ProposeHiddenKeys(const SearchSite& site, const Node& node, std::vector<Hyp
     const std::int64_t query = row % tokens;
     if (!recorded.token_known[static_cast<std::size_t>(query)]) continue;
     for (std::int64_t key = 0; key < tokens; ++key) {
-      if (!IsVisible(right, replay.recording().run, query, key) || recorded.value.row(row)[static_cast<std::size_t>(key)] != kHidden) continue;
+      if (!IsVisible(right, replay.recording().run, query, key) ||
+          recorded.value.row(row)[static_cast<std::size_t>(key)] != kHidden)
+        continue;
       hidden.insert(positions[static_cast<std::size_t>(key)]);
       own_visible = own_visible && key != query;
     }

@@ -1,10 +1,12 @@
 // Mistakes that only BitNet's layers can have: the norms before its output projections, and the two scales of a projection.
 #include <array>
 #include <cmath>
+#include <memory>
 
 #include <fmt/format.h>
 
 #include "diagnose/hypothesis.h"
+#include "graph/kernel_fault.h"
 
 namespace paritrace {
 namespace {
@@ -58,6 +60,32 @@ void ProposeInt8(const SearchSite& site, const Node& node, std::vector<Hypothesi
   propose(Int8Scope::kToken, 128, "128", "activations are rounded with 128 levels where the model has 127");
 }
 
+// Hugging Face's packed rows: four codes of two bits a byte, each plus one.
+void ProposePacking(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
+  const Weight& weight = site.graph().weights[static_cast<std::size_t>(node.weight)];
+  if (weight.tensor.dtype != DType::kTernaryRows || node.fault != nullptr) return;
+  const auto propose = [&](WeightReading reading, Hypothesis hypothesis) {
+    Node changed = node;
+    auto fault = std::make_shared<KernelFault>();
+    fault->reading = std::move(reading);
+    changed.fault = std::move(fault);
+    hypothesis.edit = site.With(changed);
+    out.push_back(std::move(hypothesis));
+  };
+  propose({.nibbles = Nibbles::kNeighbourRows},
+          {.cause = "quant.nibble_order",
+           .expected = "a quarter of the rows apart",
+           .found = "neighbouring rows",
+           .statement = fmt::format("{}: the four codes of a byte are taken for neighbouring rows", weight.name),
+           .fix = "place the codes of a byte a quarter of the rows apart, lowest bits first"});
+  propose({.shift = 1},
+          {.cause = "quant.zero_point",
+           .expected = "1",
+           .found = "0",
+           .statement = fmt::format("{}: nothing is subtracted from the codes, which are stored plus one", weight.name),
+           .fix = "subtract 1 from each code"});
+}
+
 }  // namespace
 
 void ProposeBitNet(const SearchSite& site, std::vector<Hypothesis>& out) {
@@ -70,6 +98,7 @@ void ProposeBitNet(const SearchSite& site, std::vector<Hypothesis>& out) {
     if (linear == nullptr || linear->bits == BitLinear::kNone) continue;
     ProposeScale(site, node, out);
     ProposeInt8(site, node, out);
+    ProposePacking(site, node, out);
   }
 }
 

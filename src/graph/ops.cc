@@ -126,7 +126,10 @@ Value ComputeOp(const Node& node, std::span<const Value* const> recorded, const 
       Overloaded{
           [&](const EmbedOp& op) { return ComputeEmbed(op, *weight, run, arithmetic); },
           [&](const NormOp& op) { return ComputeNorm(op, *inputs[0], weight, bias, arithmetic); },
-          [&](const LinearOp& op) { return ComputeLinear(op, *inputs[0], *weight, bias, arithmetic); },
+          [&](const LinearOp& op) {
+            return op.bits == BitLinear::kNone ? ComputeLinear(op, *inputs[0], *weight, bias, arithmetic)
+                                               : ComputeBitLinear(op, *inputs[0], *weight, bias, run, arithmetic);
+          },
           [&](const RopeOp& op) { return ComputeRope(op, *inputs[0], run, arithmetic); },
           [&](const ScoresOp& op) { return ComputeScores(op, *inputs[0], *inputs[1], run, arithmetic, curve); },
           [&](const SoftmaxOp& op) { return ComputeSoftmax(op, *inputs[0], run, arithmetic, curve); },

@@ -2,8 +2,10 @@
 // they are rounded. With the policy f64 nothing is rounded and every sum runs in one fixed order.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "graph/arithmetic.h"
@@ -23,6 +25,12 @@ struct RunInput {
   // Empty: all tokens belong to one call.
   std::vector<std::int64_t> ends;
   [[nodiscard]] std::int64_t count() const { return static_cast<std::int64_t>(tokens.size()); }
+  // The tokens [first, last) of the forward call that token `t` belongs to.
+  [[nodiscard]] std::pair<std::int64_t, std::int64_t> CallOf(std::int64_t t) const {
+    if (ends.empty()) return {0, count()};
+    const auto same = std::ranges::equal_range(ends, ends[static_cast<std::size_t>(t)]);
+    return {same.begin() - ends.begin(), same.end() - ends.begin()};
+  }
 };
 
 // Computes one node from its inputs, in the order node.inputs names them.
@@ -52,9 +60,9 @@ using SpecialFunction = const std::function<double(double)>*;
                                 const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
                                   const Arithmetic& arithmetic);
-// A LinearOp whose bits are not kNone.
+// A LinearOp whose bits are not kNone; ComputeLinear takes the others.
 [[nodiscard]] Value ComputeBitLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
-                                     const Arithmetic& arithmetic);
+                                     const RunInput& run, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeRope(const RopeOp& op, const Value& x, const RunInput& run, const Arithmetic& arithmetic);
 [[nodiscard]] Value ComputeScores(const ScoresOp& op, const Value& q, const Value& k, const RunInput& run,
                                   const Arithmetic& arithmetic, SpecialFunction tanh = nullptr);

@@ -202,9 +202,7 @@ Value ComputeSoftmax(const SoftmaxOp& op, const Value& scores, const RunInput& r
   if (op.mask_after) {
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t s = 0; s < cols; ++s) {
-        if (!IsVisible(*op.mask_after, run.positions[static_cast<std::size_t>(r % queries)],
-                       run.positions[static_cast<std::size_t>(s)]))
-          out.row(r)[static_cast<std::size_t>(s)] = 0;
+        if (!IsVisible(*op.mask_after, run, r % queries, s)) out.row(r)[static_cast<std::size_t>(s)] = 0;
       }
     }
   }

@@ -17,14 +17,17 @@ double Largest(std::span<const double> values) {
 }
 
 // What the activations are multiplied by, for each token. torch divides a number by a tensor as number times reciprocal.
-std::vector<double> Scales(const LinearOp& op, const Value& x, Rounding rounding) {
-  const auto scale_of = [&](std::span<const double> values) {
-    return Round(rounding, op.int8_range * Round(rounding, 1.0 / Round(rounding, Largest(values))));
-  };
+std::vector<double> Scales(const LinearOp& op, const Value& x, const RunInput& run, Rounding rounding) {
   std::vector<double> scales;
-  const double whole = scale_of(x.data);
-  for (std::int64_t t = 0; t < x.rows(); ++t)
-    scales.push_back(op.int8 == Int8Scope::kTensor ? whole : scale_of(x.row(t)));
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    std::span<const double> values = x.row(t);
+    if (op.int8 == Int8Scope::kTensor) {  // a tensor is what one forward call computes
+      const auto [first, last] = run.CallOf(t);
+      values = std::span(x.data).subspan(static_cast<std::size_t>(first * x.cols()),
+                                         static_cast<std::size_t>((last - first) * x.cols()));
+    }
+    scales.push_back(Round(rounding, op.int8_range * Round(rounding, 1.0 / Round(rounding, Largest(values)))));
+  }
   return scales;
 }
 
@@ -53,7 +56,7 @@ Weight RoundedToTernary(const Weight& weight, const Arithmetic& arithmetic, std:
 }  // namespace
 
 Value ComputeBitLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
-                       const Arithmetic& arithmetic) {
+                       const RunInput& run, const Arithmetic& arithmetic) {
   const Rounding storage = arithmetic.storage;
   const bool codes = op.bits == BitLinear::kCodes;
   LinearOp plain = op;
@@ -63,7 +66,7 @@ Value ComputeBitLinear(const LinearOp& op, const Value& x, const Weight& weight,
   const Rounding steps = codes ? storage : arithmetic.inner;
   std::vector<double> scales(static_cast<std::size_t>(x.rows()), 1.0);
   if (op.int8 != Int8Scope::kMissing) {
-    scales = Scales(op, x, steps);
+    scales = Scales(op, x, run, steps);
     for (std::int64_t t = 0; t < x.rows(); ++t) {
       const double scale = scales[static_cast<std::size_t>(t)];
       for (double& value : rounded.row(t)) {

@@ -198,7 +198,6 @@ void RoundProductInput(const Arithmetic& arithmetic, DType weight, std::span<dou
 
 Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, const Weight* bias,
                     const Arithmetic& arithmetic) {
-  if (op.bits != BitLinear::kNone) return ComputeBitLinear(op, x, weight, bias, arithmetic);
   const Shape& shape = weight.tensor.shape;
   if (shape.size() != 2 || shape[1] != x.cols() || (op.transposed && shape[0] != shape[1])) {
     throw InternalError(fmt::format("{}: shape {} does not take {} inputs", weight.name, ToString(shape), x.cols()));

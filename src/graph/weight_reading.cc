@@ -155,6 +155,14 @@ void ReadBlockRow(const TensorView& tensor, const BlockFields& fields, const Wei
   std::ranges::copy(values, out);
 }
 
+// Codes -1, 0 and 1; their scale stands beside the matrix.
+void ReadTernaryRow(const TensorView& tensor, const WeightReading& reading, std::int64_t row, float* out) {
+  const std::int64_t quarter = tensor.shape[0] / 4, columns = tensor.shape[1];
+  const std::int64_t from = reading.nibbles == Nibbles::kNeighbourRows ? row % 4 * quarter + row / 4 : row;
+  DecodeF32(tensor, from * columns, columns, out);
+  for (std::int64_t i = 0; i < columns; ++i) out[i] += static_cast<float>(reading.shift);
+}
+
 double Largest(std::span<const float> values) {
   double largest = 0;
   for (const float x : values) largest = std::max(largest, std::fabs(static_cast<double>(x)));
@@ -206,6 +214,8 @@ std::vector<float> ReadRows(const TensorView& tensor, const WeightReading& readi
     float* row = values.data() + r * columns;
     if (fields != nullptr) {
       ReadBlockRow(view, *fields, reading, first + r, row);
+    } else if (view.dtype == DType::kTernaryRows) {
+      ReadTernaryRow(view, reading, first + r, row);
     } else {
       DecodeF32(view, (first + r) * columns, columns, row);
     }

@@ -12,7 +12,8 @@
 namespace paritrace {
 
 // kPaired: the two nibbles of a byte are neighbours in the row where the type has them half a run apart.
-enum class Nibbles : std::uint8_t { kAsStored, kSwapped, kPaired, kPairedSwapped };
+// kNeighbourRows: the four codes of a byte of packed ternary rows are neighbours where they are a quarter of the rows apart.
+enum class Nibbles : std::uint8_t { kAsStored, kSwapped, kPaired, kPairedSwapped, kNeighbourRows };
 // Which block's scale (and minimum) a block gets. kTransposed: the grid of scales is read column by column.
 enum class ScaleFrom : std::uint8_t { kOwn, kNext, kPrevious, kFirstOfTwo, kFirstOfRow, kTransposed };
 // What the two bytes of a scale are taken for. kOne: not multiplied at all.

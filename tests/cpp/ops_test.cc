@@ -102,12 +102,19 @@ TEST(Attention, FlashEqualsEagerInF64) {
 
 TEST(Mask, CausalWindowAndOffset) {
   const ScoresOp causal{};
-  EXPECT_TRUE(IsVisible(causal, 3, 3));
-  EXPECT_FALSE(IsVisible(causal, 3, 4));
-  EXPECT_TRUE(IsVisible({.mask_offset = 1}, 3, 4));
-  EXPECT_TRUE(IsVisible({.window = 2}, 3, 2));
-  EXPECT_FALSE(IsVisible({.window = 2}, 3, 1));
-  EXPECT_TRUE(IsVisible({.causal = false}, 0, 9));
+  RunInput run = Tokens(10);
+  EXPECT_TRUE(IsVisible(causal, run, 3, 3));
+  EXPECT_FALSE(IsVisible(causal, run, 3, 4));
+  EXPECT_TRUE(IsVisible({.mask_offset = 1}, run, 3, 4));
+  EXPECT_TRUE(IsVisible({.window = 2}, run, 3, 2));
+  EXPECT_FALSE(IsVisible({.window = 2}, run, 3, 1));
+  EXPECT_TRUE(IsVisible({.causal = false}, run, 0, 9));
+  run.ends = {8, 8, 8, 8, 8, 8, 8, 8, 9, 10};
+  EXPECT_TRUE(IsVisible({.causal = false}, run, 0, 7));
+  EXPECT_FALSE(IsVisible({.causal = false}, run, 0, 8)) << "a key of a later call";
+  EXPECT_TRUE(IsVisible({.causal = false}, run, 8, 8));
+  EXPECT_EQ(run.CallOf(3), std::pair(std::int64_t{0}, std::int64_t{8}));
+  EXPECT_EQ(run.CallOf(9), std::pair(std::int64_t{9}, std::int64_t{10}));
 }
 
 // Odd sizes around the kernel's blocks of rows and tokens, against a plain sum in the same order: equal to the bit.
