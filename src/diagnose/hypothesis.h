@@ -21,6 +21,7 @@ struct Hypothesis {
   std::string fix;                         // what to change, in a sentence
   std::vector<std::int64_t> experts = {};  // those it is limited to; empty: all
   std::vector<std::int64_t> tokens = {};   // those it touches, ascending; empty: all
+  bool whole = false;                      // of what all values share: it explains the whole site or nothing
   int parameters = 0;         // free parameters fitted: of two that explain equally well the one with fewer stands
   bool approximates = false;  // a curve close to another: stands only where it leaves far less than that
   bool last_resort = false;   // a description of what was recorded: stands only where nothing else explains it

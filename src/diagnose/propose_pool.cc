@@ -43,8 +43,11 @@ void ProposeMode(const SearchSite& site, const Node& node, std::vector<Hypothesi
                    .fix = fmt::format("pool by {}, as the model's pooling module says", right)});
   };
   using enum PoolMode;
+  // A sum divided by another number of tokens is the same vector once it is normalised.
+  const bool length_counts =
+      std::ranges::none_of(site.segment(), [](const Node& other) { return std::holds_alternative<UnitOp>(other.op); });
   for (const PoolMode mode : {kFirst, kMean, kMax, kLast, kMeanSqrt, kWeightedMean}) {
-    if (Name(mode) == right) continue;
+    if (Name(mode) == right || (mode == kMeanSqrt && !length_counts)) continue;
     Node changed = node;
     changed.op = PoolOp{{mode}};
     propose(changed, std::string(Name(mode)));

@@ -23,7 +23,8 @@ void ProposeUnloaded(const SearchSite& site, std::vector<Hypothesis>& out) {
                  .expected = name,
                  .found = "zeros",
                  .statement = fmt::format("{} is zero throughout: it was never loaded", name),
-                 .fix = "make the loader fail on names that it does not find"});
+                 .fix = "make the loader fail on names that it does not find",
+                 .whole = true});
 }
 
 }  // namespace paritrace

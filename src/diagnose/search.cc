@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -116,6 +117,7 @@ void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope
                  Outcome& outcome) {
   const Passes edited = EvaluateAll(replay, node.id, outcome.hypothesis.edit);
   for (const Scope& scope : scopes) {
+    if (outcome.hypothesis.whole && !scope.everything()) continue;
     const Passes spliced = {Splice(replay, node, replay.Exact(node.id), edited.exact, scope),
                             Splice(replay, node, replay.Predicted(node.id), edited.predicted, scope),
                             Splice(replay, node, replay.Sampled(node.id), edited.sampled, scope)};
@@ -182,7 +184,8 @@ void AddInnerFactors(const Replay& replay, NodeId target, const SiteStats& stats
 // What is left of the error, with a share of what no prediction can know, so that two exact explanations tie.
 double Leftover(const SiteStats& stats) { return std::sqrt(stats.left + 0.1 * stats.order); }
 
-// The accepted outcome that stands, or nullptr: least left over; among ties the fewest fitted numbers, then the first proposed.
+// The accepted outcome that stands, or nullptr: least left over; among ties the fewest fitted numbers, then what needs
+// no part singled out, then the first proposed.
 const Outcome* Best(const std::vector<Outcome>& outcomes) {
   const Outcome* best = nullptr;
   double least = 0;
@@ -213,7 +216,11 @@ const Outcome* Best(const std::vector<Outcome>& outcomes) {
   if (best == nullptr) return nullptr;
   for (const Outcome& outcome : outcomes) {
     if (!counts(outcome) || Leftover(outcome.stats) > kTie * least + 1e-300) continue;
-    if (outcome.hypothesis.parameters < best->hypothesis.parameters) best = &outcome;
+    // What explains the whole site goes before what explains only the part of it that is off.
+    const auto order = [](const Outcome& each) {
+      return std::pair(each.hypothesis.parameters, !each.where.everything());
+    };
+    if (order(outcome) < order(*best)) best = &outcome;
   }
   // Of the same cause with a fitted number, the one a person would have written comes first in the proposals.
   for (const Outcome& outcome : outcomes) {
@@ -288,7 +295,7 @@ Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes, std:
         fmt::format("; this input cannot tell it from {}: {}", rivals[0]->hypothesis.cause,
                     stretch > 1 ? "record the sites between" : "use a longer prompt with other tokens");
   }
-  if (const Outcome* other = OtherForm(best, outcomes)) {
+  if (const Outcome* other = best.hypothesis.sharp ? nullptr : OtherForm(best, outcomes)) {
     finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
     finding.causes[0].statement += fmt::format("; {} explains as much", other->hypothesis.found.dump());
   }
