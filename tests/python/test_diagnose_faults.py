@@ -112,7 +112,8 @@ def rope_position_offset_q(model, patch):
 
 
 def norm_eps(model, patch):
-    model.model.layers[2].input_layernorm.variance_epsilon = 1e-3
+    # 1e-3 changes three of 2560 values in bf16, which a clean run's inner roundings may do as well.
+    model.model.layers[2].input_layernorm.variance_epsilon = 1e-2
 
 
 def norm_eps_final(model, patch):
@@ -189,7 +190,7 @@ FAULTS = [
     ("rope.missing", rope_missing, ROPE, None),
     ("rope.theta", rope_theta, ROPE, 10000),
     ("rope.position_offset", rope_position_offset_q, every_layer("attn.q_rope"), 1),
-    ("norm.eps", norm_eps, ["layers.2.attn.norm"], 1e-3),
+    ("norm.eps", norm_eps, ["layers.2.attn.norm"], 1e-2),
     ("norm.eps", norm_eps_final, ["final_norm"], 1e-2),
     ("norm.weight_missing", norm_weight_missing, ["layers.1.mlp.norm"], None),
     ("norm.weight_twice", norm_weight_twice, ["layers.3.attn.norm"], None),

@@ -268,7 +268,7 @@ def test_a_weight_decoded_wrongly_in_hf(kind, decode, cause, found, dtype, file_
     assert np.isfinite(values[TENSOR]).all()
     model = build()
     load_into(model, values)
-    record(model.to(dtype), tmp_path / "t")
+    record(tiny_models.in_dtype(model, dtype), tmp_path / "t")
     result = tiny_models.diagnose(tmp_path / "t", file_of(kind))
     assert tiny_models.named(result) == {(SITE, cause)}
     assert result["defects"][0]["cause"]["found"] == found
@@ -279,7 +279,7 @@ def test_a_weight_decoded_wrongly_in_hf(kind, decode, cause, found, dtype, file_
 def test_weights_decoded_rightly_raise_no_alarm(kind, dtype, file_of, tmp_path):
     model = build()
     load_into(model, weights_of(file_of(kind)))
-    record(model.to(dtype), tmp_path / "t")
+    record(tiny_models.in_dtype(model, dtype), tmp_path / "t")
     assert tiny_models.diagnose(tmp_path / "t", file_of(kind))["defects"] == []
 
 

@@ -59,6 +59,16 @@ def build(name, **changes):
     return random_weights.fill(model, norms_add_one=kind == "gemma2").eval()
 
 
+def in_dtype(model, dtype):
+    """The model in `dtype` as from_pretrained leaves it: `to` alone would round the frequencies of RoPE, which is a mistake."""
+    rotary = getattr(model.model, "rotary_emb", None)
+    frequencies = rotary.inv_freq.clone() if rotary is not None else None
+    model = model.to(dtype)
+    if rotary is not None:
+        rotary.inv_freq = frequencies
+    return model
+
+
 def prompt(count):
     return random.Random(count).choices(range(VOCABULARY), k=count)
 
