@@ -73,6 +73,7 @@ class TorchTap:
         self._head = getter() if getter is not None else None
         self._held = None  # the head's output, until the model's own logits are seen
         self._in_softmax = False
+        self._failed = False  # to record this call
         self._has_rope = False
         self._count = 0  # tokens of the running step
         self._architecture = getattr(getattr(model, "config", None), "model_type", "")
@@ -161,6 +162,7 @@ class TorchTap:
             self._stack.clear()  # a call before this one may have ended in an exception
             self._known.clear()
             self._held = None
+            self._failed = False
             self._begin_step(args, kwargs)
         self._stack.append(_Call(path, module))
         name = f"{path}:in"
@@ -352,7 +354,7 @@ class TorchTap:
         return self.recording.site_of(name)
 
     def _record(self, name, value, site=None):
-        if value.is_meta or value.is_sparse or value.is_complex():
+        if self._failed or value.is_meta or value.is_sparse or value.is_complex():
             return
         if site is None:
             site = self._site(name)
@@ -365,7 +367,12 @@ class TorchTap:
         if not site and self.recording.site_of(name):
             name = f"{name}:out"  # so that no reader maps it by the rules
         array, dtype, shape = to_numpy(self._arrange(value.detach(), site))
-        self.recording.record(name, array, site, dtype, shape)
+        try:
+            self.recording.record(name, array, site, dtype, shape)
+        except ValueError:
+            # Told once: torch calls the hooks of the modules around this one as the exception passes them.
+            self._failed = True
+            raise
 
     def _arrange(self, value, site):
         """The layout of the trace: no batch axis of one; heads side by side in q and k."""

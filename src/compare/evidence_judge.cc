@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "compare/relations.h"
 #include "core/decode.h"
 
 namespace paritrace {
@@ -264,13 +265,29 @@ class Judge {
                            sums * SumScale(statistic.kind, n, rms);
       const double reference_value = ours ? other : statistic.value, subject_value = ours ? statistic.value : other;
       rows.push_back({{"kind", Name(statistic.kind)}, {"reference", reference_value}, {"subject", subject_value}});
-      if (std::fabs(other - statistic.value) <= bound || !contradiction.empty()) continue;
+      if (std::fabs(other - statistic.value) <= bound) continue;
+      const std::string factor = Factor(statistic.kind, reference_value, subject_value, slack);
+      if (!factor.empty()) rows.back()["factor"] = factor;
+      if (!contradiction.empty()) continue;
       contradiction = fmt::format("{} {:.6g} against {:.6g}", Name(statistic.kind), reference_value, subject_value);
+      if (!factor.empty()) contradiction += fmt::format(", which is {} of it", factor);
     }
     return contradiction;
   }
 
  private:
+  // What the subject's values were multiplied by, if that has a name ("1/sqrt(2560)") and all that is known is their size.
+  [[nodiscard]] std::string Factor(StatisticKind kind, double reference, double subject, double slack) const {
+    if ((kind != StatisticKind::kRms && kind != StatisticKind::kNorm) || !(reference > 0) || !(subject > 0)) return "";
+    const Shape& shape = pair_.reference->tensor.shape;
+    if (shape.empty()) return "";
+    // Both sizes are known to their print, and round in proportion to themselves.
+    const double tolerance = 2 * bounds_.row + slack / std::min(reference, subject);
+    // With a wide one some name would always fit.
+    if (!(tolerance <= 0.01)) return "";
+    return NameFactor(subject / reference, tolerance, {shape.back()});
+  }
+
   // How far the statistic may move where rms(difference) is at most bounds.row * rms (Cauchy and Schwarz).
   [[nodiscard]] double Allowed(StatisticKind kind, double n, double rms, double largest) const {
     switch (kind) {

@@ -2,6 +2,9 @@
 
 import json
 import math
+import resource
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -661,3 +664,46 @@ def test_user_module_with_a_function_as_forward(tmp_path):
         model(torch.zeros(1, 2))
     values = {entry.name: entry.numpy() for entry in paritrace.open_trace(tmp_path / "t").entries}
     assert np.array_equal(values["0"], np.ones((1, 2), np.float32))
+
+
+def test_a_full_disk_is_one_line_and_exit_2(model_folder, tmp_path):
+    """The write fails inside a hook, and torch calls the hooks of all modules around it: none may add to the line."""
+    trace = tmp_path / "t"
+    command = [
+        sys.executable,
+        "-m",
+        "paritrace",
+        "capture",
+        "hf",
+        str(model_folder),
+        "--tokens",
+        "0,454,404",
+        "--decode",
+        "40",
+    ]
+    done = subprocess.run(
+        [*command, "-o", str(trace)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("tensors-00000.safetensors: cannot be written: File too large")
+    assert json.loads((trace / "trace.json").read_text())["status"] == "open"
+    assert len(paritrace.open_trace(trace).entries) > 10
+
+
+def test_values_that_two_modules_share_are_stored_once(tmp_path):
+    """BERT's activation is a module of its own, and what enters the down projection."""
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=256, vocab_size=50
+    )
+    trace = record(transformers.BertModel(config).eval(), tmp_path / "t", list(range(1, 49)) * 2)
+    lines = [json.loads(line) for line in (tmp_path / "t" / "index.jsonl").read_text().splitlines()]
+    places = {line["name"]: (line["file"], line["key"]) for line in lines}
+    given, handed_on = "encoder.layer.0.output.dense:in", "encoder.layer.0.intermediate.intermediate_act_fn"
+    assert places[given] == places[handed_on]
+    values = {entry.name: entry.numpy() for entry in trace.entries}
+    assert np.array_equal(values[given], values[handed_on])
+    assert len(trace.values("layers.0.mlp.act")) == 96

@@ -95,6 +95,20 @@ def test_equal_rms_under_another_hash_shows_nothing(trace, diff, tmp_path):
     assert "no evidence" in site["note"]
 
 
+@pytest.mark.parametrize(("factor", "name"), [(2560**-0.5, "1/sqrt(2560)"), (2560**-0.5 * 1.01, None)])
+def test_bitnet_rs_a_scale_is_named_from_rms_and_hash_alone(diff, tmp_path, factor, name):
+    """The norm's weights were stored divided by the root of the width (BitNet b1.58 2B in a Rust engine)."""
+    for side, scale, digest in (("reference", 1, "ab"), ("subject", factor, "cd")):
+        (tmp_path / side).mkdir()
+        record = {"name": "blk0/attn_norm", "shape": [1, 5, 2560], "dtype": "F32", "num_elements": 5 * 2560, "layer": 0}
+        record |= {"blake3": digest * 32, "rms": 1.00134 * scale, "seq": 0, "stage": "attn_norm"}
+        (tmp_path / side / "blk0_attn_norm.trace").write_text(json.dumps(record))
+    report = diff(tmp_path / "reference", tmp_path / "subject")
+    assert report["first_divergence"]["site"] == "layers.0.attn.norm"
+    (row,) = report["sites"][0]["evidence"]["statistics"]
+    assert row.get("factor") == name
+
+
 def test_two_bitnet_rs_runs(diff, tmp_path):
     assert diff(SAMPLES / "bitnet_rs", SAMPLES / "bitnet_rs")["verdict"] == "identical"
     folder = copied("bitnet_rs", tmp_path)
