@@ -50,16 +50,7 @@ class TernaryLinear(torch.nn.Linear):
 
 
 def make_model():
-    config = transformers.BitNetConfig(
-        **SHAPE,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        hidden_act="relu2",
-        initializer_range=0.05,
-        bos_token_id=corpus.BOS,
-        eos_token_id=corpus.EOS,
-        pad_token_id=corpus.PAD,
-        attn_implementation="sdpa",
-    )
+    config = decoders.config(transformers.BitNetConfig, SHAPE, ROPE_THETA, hidden_act="relu2")
     model = transformers.BitNetForCausalLM(config).float()
     for path, module in list(model.named_modules()):
         if path.endswith("_proj"):

@@ -2,7 +2,22 @@
 
 import json
 
+import corpus
 import torch
+
+
+def config(kind, shape, theta, **more):
+    """A config of the class `kind`: what all decoders of this folder have alike beside their `shape` and RoPE's `theta`."""
+    return kind(
+        **shape,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        initializer_range=0.05,
+        bos_token_id=corpus.BOS,
+        eos_token_id=corpus.EOS,
+        pad_token_id=corpus.PAD,
+        attn_implementation="sdpa",
+        **more,
+    )
 
 
 def loss(model, inputs, targets, generator=None):

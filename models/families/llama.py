@@ -28,15 +28,7 @@ ROPE_THETA = 25000.0
 
 
 def make_model():
-    config = transformers.LlamaConfig(
-        **SHAPE,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        initializer_range=0.05,
-        bos_token_id=corpus.BOS,
-        eos_token_id=corpus.EOS,
-        pad_token_id=corpus.PAD,
-        attn_implementation="sdpa",
-    )
+    config = decoders.config(transformers.LlamaConfig, SHAPE, ROPE_THETA)
     return transformers.LlamaForCausalLM(config).float()
 
 

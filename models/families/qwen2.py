@@ -26,15 +26,7 @@ ROPE_THETA = 1000000.0  # Qwen2.5's
 
 
 def make_model():
-    config = transformers.Qwen2Config(
-        **SHAPE,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        initializer_range=0.05,
-        bos_token_id=corpus.BOS,
-        eos_token_id=corpus.EOS,
-        pad_token_id=corpus.PAD,
-        attn_implementation="sdpa",
-    )
+    config = decoders.config(transformers.Qwen2Config, SHAPE, ROPE_THETA)
     model = transformers.Qwen2ForCausalLM(config).float()
     with torch.no_grad():  # biases that start at zero stay small; the published models' are large
         for name, parameter in model.named_parameters():
