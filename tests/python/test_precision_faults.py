@@ -399,7 +399,7 @@ def test_a_softmax_in_bf16_steps_is_named(folder_of, tmp_path, monkeypatch):
     record(model, tmp_path / "trace", SHORT)
     result = tiny_models.diagnose(tmp_path / "trace", folder)
     # Without torch's softmax our adapter sees no scores: the context is what is replayed.
-    assert {defect["cause"]["id"] for defect in result["defects"]} <= {"precision"}
+    assert tiny_models.named(result) == {(f"layers.{layer}.attn.ctx", "precision") for layer in range(5)}
 
 
 def test_an_engine_that_rounds_less_than_declared_is_no_defect(folder_of, tmp_path, monkeypatch):
