@@ -1,6 +1,5 @@
 """Shared by the Python tests: the committed model in every dtype, its GGUF files, and stories260K where it is there."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MODELS = ROOT.parent / "shared" / "models"
 MODEL = ROOT / "models" / "paritrace-llama"
-sys.path.insert(0, str(ROOT / "faults"))  # tests and the fault bench share module_outputs
+sys.path[:0] = [str(ROOT / "faults"), str(ROOT / "models")]  # tests share module_outputs and what writes models
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +31,9 @@ def tokens():
 @pytest.fixture(scope="session")
 def write_gguf():
     """models/write_gguf.py's function: (folder, file, type_name, permute)."""
-    spec = importlib.util.spec_from_file_location("write_gguf", ROOT / "models" / "write_gguf.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["write_gguf"] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module.write_gguf
+    import write_gguf
+
+    return write_gguf.write_gguf
 
 
 @pytest.fixture(scope="session")

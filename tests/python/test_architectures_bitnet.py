@@ -1,10 +1,7 @@
 """BitNet b1.58: transformers' own quantised layers in each of their three forms, and llama.cpp with ternary weights."""
 
 import json
-import struct
 
-import gguf
-import numpy as np
 import paritrace
 import pytest
 import tiny_gguf
@@ -143,69 +140,10 @@ def test_llamacpp_with_ternary_weights_is_within_noise(ternary, type_name, flash
     assert all(row["left_nmse"] <= 1e-12 for row in sites)  # 1e-6 of the output
 
 
-def pack_i2_s(codes, scale):
-    """Codes -1, 0, 1 as bitnet.cpp's I2_S: 128 values in 32 bytes, the first 32 in the top bits; the scale behind them."""
-    runs = (codes + 1).to(torch.uint8).reshape(-1, 4, 32)
-    packed = runs[:, 0] << 6 | runs[:, 1] << 4 | runs[:, 2] << 2 | runs[:, 3]
-    tail = np.zeros(8, np.float32)
-    tail[0] = scale
-    return np.concatenate([packed.numpy().reshape(-1), tail.view(np.uint8)])
-
-
-def write_i2_s(model, path, architecture="bitnet-b1.58"):
-    """A GGUF as bitnet.cpp's converter writes it. gguf-py does not know the type: its header is put together here."""
-    config = model.config
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BITNET, config.num_hidden_layers)
-    tensors = []  # name, shape, type number, bytes
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        mapped = name.replace("attn_sub_norm", "inner_attn_ln").replace("ffn_sub_norm", "ffn_layernorm")
-        target = names.get_name(mapped, try_suffixes=(".weight",))
-        if name.endswith("_proj.weight"):
-            codes, scale = codes_of(value)
-            tensors.append((target, value.shape, 36, pack_i2_s(codes, float(scale))))
-        else:
-            tensors.append((target, value.shape, 0, value.float().numpy().view(np.uint8).reshape(-1)))
-    numbers = {
-        "context_length": 128,
-        "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "rope.dimension_count": config.hidden_size // config.num_attention_heads,
-        "vocab_size": config.vocab_size,
-    }
-    floats = {
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
-    }
-
-    def text(value):
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 1 + len(numbers) + len(floats))
-    header += text("general.architecture") + struct.pack("<I", 8) + text(architecture)
-    for key, value in numbers.items():
-        header += text(f"{architecture}.{key}") + struct.pack("<II", 4, value)
-    for key, value in floats.items():
-        header += text(f"{architecture}.{key}") + struct.pack("<If", 6, value)
-    data, offsets = b"", []
-    for _, _, _, raw in tensors:
-        offsets.append(len(data))
-        data += raw.tobytes() + bytes(-len(raw) % 32)
-    for (name, shape, kind, _), offset in zip(tensors, offsets, strict=True):
-        header += text(name) + struct.pack("<I", len(shape))
-        header += b"".join(struct.pack("<Q", size) for size in reversed(shape)) + struct.pack("<IQ", kind, offset)
-    path.write_bytes(header + bytes(-len(header) % 32) + data)
-
-
-def test_i2_s_as_model_in_the_arithmetic_of_bitnet_cpp(tmp_path):
+def test_i2_s_as_model_in_the_arithmetic_of_bitnet_cpp(tmp_path, write_gguf):
     """transformers' BitLinear does what bitnet.cpp does: int8 codes by token, whole numbers multiplied, divided by both scales."""
-    float_model = build()
-    write_i2_s(float_model, tmp_path / "m.gguf")
     model = make("bitlinear", tmp_path / "model")
+    write_gguf(tmp_path / "model", tmp_path / "m.gguf", "i2_s")
     record(model, tmp_path / "t", decode=0)
     result = tiny_models.diagnose(tmp_path / "t", tmp_path / "m.gguf", "--arithmetic", "bitnet-int8")
     assert result["defects"] == [] and result["arithmetic"] == "bitnet-int8"
@@ -214,9 +152,9 @@ def test_i2_s_as_model_in_the_arithmetic_of_bitnet_cpp(tmp_path):
     assert all(rows[site]["left_nmse"] <= 1e-8 for site in PROJECTIONS)
 
 
-def test_int8_codes_by_tensor_are_named_against_i2_s(tmp_path, monkeypatch):
-    write_i2_s(build(), tmp_path / "m.gguf")
+def test_int8_codes_by_tensor_are_named_against_i2_s(tmp_path, monkeypatch, write_gguf):
     model = make("bitlinear", tmp_path / "model")
+    write_gguf(tmp_path / "model", tmp_path / "m.gguf", "i2_s")
     int8_by_tensor(model, monkeypatch)
     record(model, tmp_path / "t", decode=0)
     result = tiny_models.diagnose(tmp_path / "t", tmp_path / "m.gguf", "--arithmetic", "bitnet-int8")

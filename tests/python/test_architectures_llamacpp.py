@@ -108,7 +108,7 @@ def test_a_scale_that_a_gguf_cannot_state_is_named(tmp_path):
 def test_q_and_k_rows_of_a_mixture_left_unpermuted_are_named(tmp_path, monkeypatch):
     built = tiny_models.build("mixtral")
     built.save_pretrained(tmp_path / "hf")
-    monkeypatch.setattr(tiny_gguf, "interleaved", lambda array, heads: array)
+    monkeypatch.setattr(tiny_gguf, "permute_rows", lambda array, heads: array)
     tiny_gguf.write(built, tmp_path / "wrong.gguf", "f32")
     llamacpp.run(tmp_path / "wrong.gguf", tmp_path / "t", tokens=tiny_models.prompt(20))
     result = tiny_models.diagnose(tmp_path / "t", tmp_path / "hf")

@@ -22,6 +22,8 @@ def build():
             values = torch.randn_like(parameter)
             if parameter.dim() > 1:
                 parameter.copy_(values * (0.7 if "embed" in path else 1.3 / parameter.shape[-1] ** 0.5))
+                if "embed" in path:
+                    parameter.copy_(parameter.half())  # as the files of llama.cpp and bitnet.cpp keep it
             else:
                 parameter.copy_(1 + 0.3 * values)
     return model.eval()

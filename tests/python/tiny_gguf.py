@@ -1,25 +1,16 @@
 """Writes a small Hugging Face model of another architecture than Llama as a GGUF, for tests.
 
-gguf-py knows the tensors' names; what is added here is the metadata that llama.cpp needs, a vocabulary of dummies, and the
-layout of stacked experts.
+gguf-py knows the tensors' names, models/gguf_twin how a tensor is stored; what is added here is the metadata that llama.cpp needs,
+a vocabulary of dummies, and the layout of stacked experts.
 """
 
 import gguf
 import llama_cpp
 import numpy as np
+from gguf_twin.encode import add_tensor, file_type
+from gguf_twin.rope import permute_rows
 from llama_cpp._utils import suppress_stdout_stderr
 
-TYPES = {
-    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
-    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-    "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
-    "q4_1": (gguf.GGMLQuantizationType.Q4_1, gguf.LlamaFileType.MOSTLY_Q4_1),
-    "q5_0": (gguf.GGMLQuantizationType.Q5_0, gguf.LlamaFileType.MOSTLY_Q5_0),
-    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "tq2_0": (gguf.GGMLQuantizationType.TQ2_0, gguf.LlamaFileType.MOSTLY_TQ2_0),
-    "tq1_0": (gguf.GGMLQuantizationType.TQ1_0, gguf.LlamaFileType.MOSTLY_TQ1_0),
-}
 # Types that gguf-py cannot write: llama.cpp quantises the f32 file itself. Rows must be divisible by 256.
 K_QUANTS = {
     "q4_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_S,
@@ -28,15 +19,13 @@ K_QUANTS = {
 }
 # llama.cpp's name of an architecture, where it is another one than Hugging Face's.
 ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe"}
-# Kept in f32 by llama.cpp's own converter, whatever the file's type.
-KEPT = ("position_embd", "token_types", "ffn_gate_inp")
 
 
 def write(model, path, type_name="f32", pooling=gguf.PoolingType.NONE):
     """model: a transformers model in f32 of type qwen2, qwen3, gemma2, bert, mixtral, qwen2_moe or bitnet; path: the file to write.
 
     pooling: of bert.
-    type_name: what the matrices are kept in, a key of TYPES; ternary types hold the embedding and the head in f16.
+    type_name: what the matrices are kept in, a key of gguf_twin's TYPES; ternary types hold the embedding and the head in f16.
     """
     config = model.config
     kind = ARCHITECTURES.get(config.model_type, config.model_type)
@@ -67,7 +56,7 @@ def start(path, kind, config, type_name):
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(TYPES[type_name][1])
+    writer.add_file_type(file_type(type_name))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([f"<tok{token}>" for token in range(config.vocab_size)])
@@ -121,7 +110,7 @@ def tensors_of(model, kind):
             array = array + 1  # llama.cpp multiplies by the weight, Hugging Face by one plus it
         if config.model_type == "mixtral" and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            array = interleaved(array, heads)
+            array = permute_rows(array, heads)
         if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
             layer = name.split(".layers.")[1].split(".")[0]
             if name.endswith("down_proj"):
@@ -145,24 +134,10 @@ def tensors_of(model, kind):
     return tensors
 
 
-def interleaved(array, heads):
-    """Rows of each head from half-split order to adjacent pairs, as llama.cpp's `llama` rotates them."""
-    split = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
-    return split.swapaxes(1, 2).reshape(array.shape)
-
-
 def write_tensors(writer, tensors, type_name):
     """Writes {name: float32 array} and closes the file."""
     for name, array in tensors.items():
-        kind = TYPES[type_name][0]
-        if array.ndim == 1 or any(kept in name for kept in KEPT):
-            kind = gguf.GGMLQuantizationType.F32
-        elif kind.name.startswith("TQ") and not name.startswith("blk."):
-            kind = gguf.GGMLQuantizationType.F16
-        elif kind.name[0] in "QT" and array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
-            kind = gguf.GGMLQuantizationType.F16
-        array = np.ascontiguousarray(array.astype(np.float32))
-        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        add_tensor(writer, name, array, type_name)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

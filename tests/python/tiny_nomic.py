@@ -1,17 +1,15 @@
 """A small nomic-bert-moe of random weights, as a GGUF and as a folder with the names of the model's own code."""
 
 import json
-import types
+import tempfile
+from pathlib import Path
 
-import gguf
 import numpy as np
-import tiny_gguf
 import tiny_models
+import write_gguf as writer
 from safetensors.numpy import save_file
 
 LAYERS, HIDDEN, WIDTH, EXPERTS, USED = 4, 64, 160, 6, 2
-CONFIG = types.SimpleNamespace(max_position_embeddings=128, hidden_size=HIDDEN, num_hidden_layers=LAYERS, intermediate_size=WIDTH,
-                               num_attention_heads=4, vocab_size=tiny_models.VOCABULARY, layer_norm_eps=1e-5, type_vocab_size=1)  # fmt: skip
 
 
 def weights():
@@ -27,7 +25,10 @@ def weights():
     def norm(name):
         return {f"{name}.weight": vector(HIDDEN, 1.0), f"{name}.bias": vector(HIDDEN)}
 
-    tensors = {"token_embd.weight": 4 * matrix(CONFIG.vocab_size, HIDDEN), "token_types.weight": 4 * matrix(1, HIDDEN)}
+    tensors = {
+        "token_embd.weight": 4 * matrix(tiny_models.VOCABULARY, HIDDEN),
+        "token_types.weight": 4 * matrix(1, HIDDEN),
+    }
     tensors |= norm("token_embd_norm")
     biases = {}
     for layer in range(LAYERS):
@@ -49,13 +50,9 @@ def weights():
 
 
 def write_gguf(path, tensors, type_name):
-    writer = tiny_gguf.start(path, "nomic-bert-moe", CONFIG, type_name)
-    tiny_gguf.add_encoder(writer, CONFIG, gguf.PoolingType.NONE)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_moe_every_n_layers(2)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(USED)
-    tiny_gguf.write_tensors(writer, tensors, type_name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_folder(Path(scratch) / "hf", tensors, {})
+        writer.write_gguf(folder, path, type_name, dummy_vocab=True)
 
 
 def write_folder(folder, tensors, biases, **changes):
@@ -77,7 +74,7 @@ def write_folder(folder, tensors, biases, **changes):
         stored[f"encoder.layers.{layer}.mlp.experts.bias"] = bias
     folder.mkdir()
     save_file(stored, folder / "model.safetensors")
-    config = dict(model_type="nomic_bert", n_layer=LAYERS, n_embd=HIDDEN, n_inner=WIDTH, n_head=4, vocab_size=CONFIG.vocab_size, type_vocab_size=1,
+    config = dict(model_type="nomic_bert", n_layer=LAYERS, n_embd=HIDDEN, n_inner=WIDTH, n_head=4, vocab_size=tiny_models.VOCABULARY, type_vocab_size=1,
                   layer_norm_epsilon=1e-5, prenorm=False, rotary_emb_fraction=1.0, rotary_emb_base=10000.0, rotary_emb_interleaved=False,
                   activation_function="gelu_pytorch_tanh", moe_every_n_layers=2, num_experts=EXPERTS, moe_top_k=USED, num_shared_experts=0)  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config | changes))

@@ -149,20 +149,16 @@ def make_bitnet_rs():
 
 
 def make_llamacpp():
-    import importlib.util
-
     import llama_cpp
+
+    sys.path.insert(0, str(HERE.parents[1] / "models"))
+    import write_gguf
 
     source = Path(os.environ["LLAMA_CPP"])
     libraries = Path(llama_cpp.__file__).parent / "lib"
-    script = HERE.parents[1] / "models" / "write_gguf.py"
-    spec = importlib.util.spec_from_file_location("write_gguf", script)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["write_gguf"] = module
-    spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as scratch:
         gguf, program = Path(scratch) / "model.gguf", Path(scratch) / "eval_callback"
-        module.write_gguf(MODEL, gguf, "f32")
+        write_gguf.write_gguf(MODEL, gguf, "f32")
         subprocess.run(
             ["g++", "-std=c++17", "-O1", HERE / "eval_callback.cc", source / "common" / "debug.cpp", "-o", program,
              *(f"-I{source / folder}" for folder in ("common", "include", "ggml/include", "vendor")),

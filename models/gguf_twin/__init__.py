@@ -1,0 +1,1 @@
+"""Hugging Face folders as GGUF: what models/write_gguf.py is made of."""
