@@ -28,9 +28,9 @@ void ForEachWithin(const Graph& graph, const Node& node, const Value& value, con
   }
 }
 
-SearchSite::SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base)
-    : replay_(replay), target_(target), base_(std::move(base)) {
-  for (const NodeId id : replay.Segment(target)) {
+SearchSite::SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base, Twins twins)
+    : replay_(replay), target_(target), base_(std::move(base)), twins_(std::move(twins)) {
+  for (const NodeId id : twins_.leaders.empty() ? replay.Segment(target) : twins_.leaders) {
     const auto edited = base_.find(id);
     segment_.push_back(edited == base_.end() ? replay.graph().nodes[static_cast<std::size_t>(id)] : edited->second);
   }
@@ -79,15 +79,18 @@ double SearchSite::BestFactor(const Edit& edit) const {
   return square == 0 ? 1 : cross / square;
 }
 
-Edit SearchSite::With(const Node& node) const {
-  Edit edit = base_;
-  edit[node.id] = node;
-  return edit;
-}
+Edit SearchSite::With(const Node& node) const { return With(std::vector<Node>{node}); }
 
 Edit SearchSite::With(const std::vector<Node>& nodes) const {
   Edit edit = base_;
-  for (const Node& node : nodes) edit[node.id] = node;
+  for (const Node& node : nodes) {
+    edit[node.id] = node;
+    const auto twins = twins_.of.find(node.id);
+    if (twins == twins_.of.end()) continue;
+    for (const NodeId twin : twins->second) {
+      if (std::optional<Node> same = SameChange(graph(), node, twin)) edit[twin] = std::move(*same);
+    }
+  }
   return edit;
 }
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "diagnose/replay.h"
+#include "diagnose/twins.h"
 
 namespace paritrace {
 
@@ -43,7 +44,8 @@ void ForEachWithin(const Graph& graph, const Node& node, const Value& value, con
 class SearchSite {
  public:
   // scope: the values that count, of those recorded. `base` is applied before any hypothesis (pairs of mistakes).
-  SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base = {});
+  // twins: every edit changes a leader and its twins alike, and segment() holds the leaders alone.
+  SearchSite(const Replay& replay, NodeId target, Scope scope, Edit base = {}, Twins twins = {});
 
   [[nodiscard]] const Replay& replay() const { return replay_; }
   [[nodiscard]] const Graph& graph() const { return replay_.graph(); }
@@ -59,7 +61,7 @@ class SearchSite {
   // The factor that fits recorded = factor * replay best, over the values that count.
   [[nodiscard]] double BestFactor(const Edit& edit) const;
 
-  // `base` with one more node replaced.
+  // `base` with one more node replaced, and its twins.
   [[nodiscard]] Edit With(const Node& node) const;
   [[nodiscard]] Edit With(const std::vector<Node>& nodes) const;
 
@@ -71,6 +73,7 @@ class SearchSite {
   NodeId target_;
   std::vector<std::size_t> counted_;  // flat indices
   Edit base_;
+  Twins twins_;
   std::vector<Node> segment_;
 };
 

@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 
 #include "diagnose/replay.h"
+#include "diagnose/site_stats.h"
+#include "diagnose/verdict.h"
 #include "graph/arithmetic_file.h"
 
 namespace paritrace {
@@ -32,11 +34,10 @@ bool LooksFused(const Recording& recording, const Graph& graph) {
 }
 
 // What llama.cpp was asked for at run time is in the header; it decides two fields of the policy.
-void ReadGgmlOptions(const Trace& trace, const Recording& recording, const Graph& graph, Arithmetic& arithmetic) {
+void ReadGgmlOptions(const Trace& trace, const Graph& graph, Arithmetic& arithmetic) {
   const Json& run = RunOf(trace);
   const auto flash = run.find("flash_attention");
-  arithmetic.flash_attention =
-      flash != run.end() && flash->is_boolean() ? flash->get<bool>() : LooksFused(recording, graph);
+  if (flash != run.end() && flash->is_boolean()) arithmetic.flash_attention = flash->get<bool>();
   if (!graph.has_cache && !arithmetic.flash_attention)
     arithmetic.kv_cache = Rounding::kNone;  // a flash kernel copies K and V to f16
   const auto cache = run.find("kv_type");
@@ -62,21 +63,6 @@ std::string NameFromValues(const Trace& trace, const Recording& recording) {
   return "f64";
 }
 
-// Sum of squares that an arithmetic leaves at a product.
-double LeftAt(const Graph& graph, const Recording& recording, const Arithmetic& arithmetic, NodeId witness) {
-  Replay replay(graph, recording, arithmetic, /*with_free=*/false);
-  replay.Run({}, witness);
-  const Value& predicted = replay.Predicted(witness);
-  const RecordedSite& site = recording.At(witness);
-  double left = 0;
-  for (std::size_t i = 0; i < predicted.data.size(); ++i) {
-    const double e =
-        site.token_known[i / static_cast<std::size_t>(predicted.cols())] ? site.value.data[i] - predicted.data[i] : 0.0;
-    left += std::isfinite(e) ? e * e : 0.0;
-  }
-  return left;
-}
-
 // The first product that was recorded; kAbsent if there is none.
 NodeId FirstProduct(const Graph& graph, const Recording& recording) {
   for (const Node& node : graph.nodes) {
@@ -85,15 +71,65 @@ NodeId FirstProduct(const Graph& graph, const Recording& recording) {
   return kAbsent;
 }
 
-// Activations rounded to a quantised weight's blocks before the product, as ggml does it: f32 leaves far more of the error.
-bool RoundsToBlocks(const Graph& graph, const Recording& recording) {
-  const NodeId witness = FirstProduct(graph, recording);
-  if (witness == kAbsent) return false;
-  const Node& node = graph.nodes[static_cast<std::size_t>(witness)];
-  if (!IsBlockQuantised(graph.weights[static_cast<std::size_t>(node.weight)].tensor.dtype)) return false;
-  constexpr double kDecisive = 0.01;
-  return LeftAt(graph, recording, *FindArithmetic("ggml-cpu"), witness) <
-         kDecisive * LeftAt(graph, recording, *FindArithmetic("f32"), witness);
+// Recorded nodes from the first to the one behind the second attention: all that an engine does to a layer's values.
+std::vector<NodeId> Witnesses(const Graph& graph, const Recording& recording) {
+  std::vector<NodeId> witnesses;
+  int attentions = 0;
+  for (const Node& node : graph.nodes) {
+    if (std::holds_alternative<ContextOp>(node.op)) ++attentions;
+    if (!recording.Has(node.id) || node.pooled || std::holds_alternative<TopExpertsOp>(node.op)) continue;
+    witnesses.push_back(node.id);
+    if (attentions >= 2) break;
+  }
+  return witnesses;
+}
+
+std::vector<SiteStats> StatsAt(const Graph& graph, const Recording& recording, const Arithmetic& arithmetic,
+                               const std::vector<NodeId>& witnesses) {
+  Replay replay(graph, recording, arithmetic, /*with_free=*/false);
+  replay.Run({}, witnesses.back());
+  std::vector<SiteStats> stats;
+  for (const NodeId id : witnesses) {
+    const Node& node = graph.nodes[static_cast<std::size_t>(id)];
+    stats.push_back(MeasureSite(graph, node, recording.At(id),
+                                {replay.Exact(id), replay.Predicted(id), replay.Sampled(id)}, nullptr, arithmetic,
+                                {0, recording.run.count()}));
+  }
+  return stats;
+}
+
+// More than the arithmetic of `stats` explains, of which another one takes nearly all away.
+bool IsBetterExplained(const SiteStats& stats, const SiteStats& by_other) {
+  constexpr double kLeft = 0.1;
+  return !(stats.all.ratio() <= SizeLimit(stats.all.count)) && by_other.left < kLeft * stats.left;
+}
+
+// Several engines store f32 and round otherwise on the way: ggml rounds activations to the weight's type and keeps K and V in f16.
+// Where that explains some site that f32 does not, and nowhere the reverse, the trace is one of its own.
+Arithmetic AmongF32(const Graph& graph, const Recording& recording, const Arithmetic& plain) {
+  const std::vector<NodeId> witnesses = Witnesses(graph, recording);
+  if (witnesses.empty()) return plain;
+  const std::vector<SiteStats> in_f32 = StatsAt(graph, recording, plain, witnesses);
+  Arithmetic best = plain;
+  double least = std::numeric_limits<double>::infinity();
+  for (const char* name : {"ggml-cpu", "ggml-cpu+flash"}) {
+    Arithmetic candidate = *FindArithmetic(name);
+    candidate.name = "ggml-cpu";
+    if (!graph.has_cache && !candidate.flash_attention) candidate.kv_cache = Rounding::kNone;
+    const std::vector<SiteStats> here = StatsAt(graph, recording, candidate, witnesses);
+    bool wins = false, loses = false;
+    double shares = 0;
+    for (std::size_t i = 0; i < here.size(); ++i) {
+      wins |= IsBetterExplained(in_f32[i], here[i]);
+      loses |= IsBetterExplained(here[i], in_f32[i]);
+      shares += in_f32[i].left > 0 ? here[i].left / in_f32[i].left : 0.0;
+    }
+    if (wins && !loses && shares < least) {
+      best = candidate;
+      least = shares;
+    }
+  }
+  return best;
 }
 
 }  // namespace
@@ -101,6 +137,7 @@ bool RoundsToBlocks(const Graph& graph, const Recording& recording) {
 ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, const Recording& recording,
                                   const Graph& graph) {
   ChosenArithmetic chosen;
+  bool shown_by_values = false;  // whether a flash kernel ran, too
   if (!asked.empty()) {
     chosen.arithmetic = ArithmeticOf(asked, "--arithmetic");
   } else if (const auto stated = FindArithmetic(trace.header.arithmetic)) {
@@ -108,8 +145,10 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
   } else {
     chosen.inferred = true;
     chosen.arithmetic = *FindArithmetic(NameFromValues(trace, recording));
-    if (chosen.arithmetic.name == "f32" && RoundsToBlocks(graph, recording))
-      chosen.arithmetic = *FindArithmetic("ggml-cpu");
+    if (chosen.arithmetic.name == "f32") {
+      chosen.arithmetic = AmongF32(graph, recording, chosen.arithmetic);
+      shown_by_values = chosen.arithmetic.name != "f32";
+    }
     if (!trace.header.arithmetic.empty()) {
       chosen.remark =
           fmt::format("the trace names an arithmetic that is not known here, \"{}\": {} was inferred from the values",
@@ -119,8 +158,10 @@ ChosenArithmetic ChooseArithmetic(const std::string& asked, const Trace& trace, 
   chosen.arithmetic.declared = !chosen.inferred;
   const auto experts = RunOf(trace).find("experts");
   if (experts != RunOf(trace).end() && *experts == "eager") chosen.arithmetic.mixture = Mixture::kByExpert;
-  if (chosen.arithmetic.name == "ggml-cpu" || chosen.arithmetic.name == "bitnet-int8")
-    ReadGgmlOptions(trace, recording, graph, chosen.arithmetic);
+  if (chosen.arithmetic.name == "ggml-cpu" || chosen.arithmetic.name == "bitnet-int8") {
+    if (!shown_by_values) chosen.arithmetic.flash_attention = LooksFused(recording, graph);
+    ReadGgmlOptions(trace, graph, chosen.arithmetic);
+  }
   return chosen;
 }
 
@@ -132,7 +173,7 @@ void ChooseDotWeight(const Graph& graph, const Recording& recording, Arithmetic&
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
     Arithmetic candidate = arithmetic;
     candidate.dot_weight = type;
-    const double left = LeftAt(graph, recording, candidate, witness);
+    const double left = StatsAt(graph, recording, candidate, {witness})[0].left;
     if (left < least) {
       least = left;
       arithmetic.dot_weight = type;

@@ -1,6 +1,8 @@
 // Mistakes between the rotated q and k and the attention's output: scale, cap, mask, heads.
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
@@ -82,6 +84,46 @@ void ProposeHiddenKeys(const SearchSite& site, const Node& node, std::vector<Hyp
        .parameters = 1});
 }
 
+// How far past its query the farthest key lies that a recorded row of scores or probabilities shows; nullopt where none was
+// recorded, or all of them end at the run's last token.
+std::optional<std::int64_t> RecordedOffset(const SearchSite& site, const Node& node) {
+  const Replay& replay = site.replay();
+  const bool scores = std::holds_alternative<ScoresOp>(node.op) && replay.recording().Has(node.id);
+  const Node& target = site.target();
+  if (!scores && !(std::holds_alternative<SoftmaxOp>(target.op) && target.inputs[0] == node.id)) return std::nullopt;
+  const RecordedSite& recorded = replay.recording().At(scores ? node.id : target.id);
+  const RunInput& run = replay.recording().run;
+  const std::int64_t tokens = run.count();
+  std::optional<std::int64_t> farthest;
+  for (std::int64_t row = 0; row < recorded.value.rows(); ++row) {
+    const std::int64_t query = row % tokens;
+    if (!recorded.token_known[static_cast<std::size_t>(query)]) continue;
+    const auto values = recorded.value.row(row);
+    for (std::int64_t key = run.ends[static_cast<std::size_t>(query)] - 1; key >= 0; --key) {
+      const double value = values[static_cast<std::size_t>(key)];
+      if (scores ? value == kHidden : value == 0) continue;
+      farthest = std::max(farthest.value_or(-tokens), run.positions[static_cast<std::size_t>(key)] -
+                                                          run.positions[static_cast<std::size_t>(query)]);
+      break;
+    }
+  }
+  return farthest;
+}
+
+std::vector<std::int64_t> MaskOffsets(const SearchSite& site, const Node& node) {
+  std::vector<std::int64_t> offsets = {1, -1, 2, -2};
+  const auto add = [&](std::int64_t offset) {
+    if (offset != 0 && std::ranges::find(offsets, offset) == offsets.end()) offsets.push_back(offset);
+  };
+  if (const auto recorded = RecordedOffset(site, node)) {
+    add(*recorded);
+  } else {
+    for (const std::int64_t offset : {3, -3, 4, -4, 8, -8}) add(offset);
+  }
+  for (const TraceStep& step : site.replay().recording().steps) add(-step.start);  // top-left aligned with a past
+  return offsets;
+}
+
 void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const ScoresOp right = std::get<ScoresOp>(node.op);
   const auto with = [&](const auto& change) {
@@ -100,12 +142,7 @@ void ProposeMask(const SearchSite& site, const Node& node, std::vector<Hypothesi
                    .statement = "a causal mask is applied in a bidirectional model",
                    .fix = "attend to all tokens"});
   }
-  std::vector<std::int64_t> offsets = {1, -1, 2, -2};
-  for (const TraceStep& step : site.replay().recording().steps) {
-    if (step.start > 2) offsets.push_back(-step.start);  // top-left aligned with a past
-  }
-  for (const std::int64_t offset : offsets) {
-    if (!right.causal) break;
+  for (const std::int64_t offset : right.causal ? MaskOffsets(site, node) : std::vector<std::int64_t>()) {
     out.push_back({.cause = "attn.mask_offset",
                    .edit = with([&](ScoresOp& op) { op.mask_offset = offset; }),
                    .expected = 0,

@@ -12,15 +12,22 @@ namespace {
 
 void ProposeScale(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const EmbedOp right = std::get<EmbedOp>(node.op);
-  std::vector<double> factors = NiceNumbers(site.BestFactor(site.base()) * right.scale);
-  factors.insert(factors.begin(), {1.0, std::sqrt(static_cast<double>(site.graph().hidden))});
-  for (const double factor : factors) {
-    if (std::fabs(factor / right.scale - 1) < 1e-6) continue;
+  const double root = std::sqrt(static_cast<double>(site.graph().hidden));
+  const bool seen = node.id == site.target().id || site.target().site == "layers.0.in";
+  const auto with_scale = [&](double factor) {
     Node changed = node;
     std::get<EmbedOp>(changed.op).scale = factor;
+    return site.With(changed);
+  };
+  // Behind the first norm only the layers' share of the stream tells the scale: there it is no factor of what was recorded.
+  std::vector<double> factors = NiceNumbers(seen ? site.BestFactor(site.base()) * right.scale
+                                                 : site.FitLog(right.scale / 1000, right.scale * 1000, 24, with_scale));
+  factors.insert(factors.begin(), {1.0, root, 1 / root});
+  for (const double factor : factors) {
+    if (std::fabs(factor / right.scale - 1) < 1e-6) continue;
     out.push_back(
         {.cause = "embed.scale",
-         .edit = site.With(changed),
+         .edit = with_scale(factor),
          .expected = right.scale,
          .found = factor,
          .statement = fmt::format("embeddings are multiplied by {:g} where the model has {:g}", factor, right.scale),
@@ -86,7 +93,7 @@ void ProposeEmbed(const SearchSite& site, std::vector<Hypothesis>& out) {
     if (node.site == "embed" && std::holds_alternative<AddOp>(node.op)) ProposeMissingTerm(site, node, out);
     const auto* right = std::get_if<EmbedOp>(&node.op);
     if (right == nullptr) continue;
-    if (node.id == site.target().id || site.target().site == "layers.0.in") ProposeScale(site, node, out);
+    if (right->index == EmbedIndex::kToken) ProposeScale(site, node, out);
     ProposeQuantised(site, node, out);
     ProposeRow(site, node, out);
   }

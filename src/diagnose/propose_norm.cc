@@ -58,6 +58,14 @@ void ProposeWeightUse(const SearchSite& site, const Node& node, std::vector<Hypo
                  .statement = plus_one ? "the norm multiplies by its weight where the model means 1 + weight"
                                        : "the norm multiplies by 1 + weight where the model means weight",
                  .fix = plus_one ? "add 1 to the weight" : "do not add 1: the file's weight already holds it"});
+  if (plus_one) {
+    out.push_back({.cause = "norm.weight_plus_one",
+                   .edit = with(NormWeight::kPlusTwo, 1),
+                   .expected = "1 + weight",
+                   .found = "2 + weight",
+                   .statement = "the norm multiplies by 2 + weight where the model means 1 + weight: 1 is added twice",
+                   .fix = "add the 1 in one place: in the conversion or in the norm"});
+  }
   for (const double factor : NiceNumbers(site.BestFactor(site.base()))) {
     if (std::fabs(factor - 1) < 1e-6) continue;
     out.push_back({.cause = "norm.weight_scale",

@@ -22,6 +22,10 @@ constexpr std::array kProposers = {
     ProposeShards,     ProposeUnloaded, ProposeMlp,       ProposeResidual, ProposeEmbed,     ProposeExperts,
     ProposeOrder,      ProposeHead,     ProposeBitNet,    ProposeLinear,   ProposePrecision, ProposeQuant,
     ProposeQuantInput, ProposeKernel,   ProposeCurve,     ProposePool};
+// What a model may do wrongly in all its layers, or in all its norms.
+constexpr std::array kEverywhere = {ProposeRope,     ProposeNorm,  ProposeAttention, ProposeSoftmax,
+                                    ProposePosition, ProposeCache, ProposeShards,    ProposeMlp,
+                                    ProposeResidual, ProposeOrder, ProposeBitNet,    ProposeLinear};
 // Only mistakes that can be smaller than rounding are looked for below it.
 constexpr std::array kQuietProposers = {ProposeNorm,   ProposeMlp,        ProposeRope,      ProposeAttention,
                                         ProposeBitNet, ProposeQuietCurve, ProposeQuietInput};
@@ -151,6 +155,24 @@ std::vector<Outcome> Weigh(const Replay& replay, NodeId target, const SearchSite
   return outcomes;
 }
 
+// The same mistake in several nodes of the segment, which no change of one of them explains.
+void ProposeEverywhere(const Replay& replay, NodeId target, const Scope& scope, std::vector<Hypothesis>& out) {
+  for (const Twins& twins : TwinsAmong(replay.graph(), replay.Segment(target))) {
+    const SearchSite site(replay, target, scope, {}, twins);
+    std::vector<Hypothesis> proposed;
+    for (const Proposer propose : kEverywhere) propose(site, proposed);
+    for (Hypothesis& hypothesis : proposed) {
+      const bool spreads = std::ranges::any_of(hypothesis.edit, [&](const auto& entry) {
+        return std::ranges::find(twins.leaders, entry.first) == twins.leaders.end();
+      });
+      if (!spreads) continue;
+      hypothesis.statement += ", " + twins.where;
+      hypothesis.whole = true;
+      out.push_back(std::move(hypothesis));
+    }
+  }
+}
+
 std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& stats, const Flags& flags,
                          const Edit& base) {
   const Scope flagged = FlaggedScope(stats, flags);
@@ -164,6 +186,7 @@ std::vector<Outcome> Try(const Replay& replay, NodeId target, const SiteStats& s
   std::vector<Hypothesis> proposed;
   if (replay.Exact(target).shape == replay.recording().At(target).value.shape) {
     for (const Proposer propose : kProposers) propose(site, proposed);
+    if (base.empty()) ProposeEverywhere(replay, target, flagged, proposed);
   } else {
     ProposePool(site, proposed);  // no other mistake changes a width
   }

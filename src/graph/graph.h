@@ -27,10 +27,12 @@ struct EmbedOp {
   double scale = 1;                // multiplies the row
   std::int64_t row_offset = 0;     // added to each index
   std::optional<DType> quantised;  // rows as a file of this type would hold them
+  bool operator==(const EmbedOp&) const = default;
 };
 
 enum class NormKind : std::uint8_t { kRms, kLayer };
-enum class NormWeight : std::uint8_t { kTimes, kMissing, kTwice, kPlusOne };
+// kPlusTwo: 1 + weight with a weight that holds the 1 already; no model has it.
+enum class NormWeight : std::uint8_t { kTimes, kMissing, kTwice, kPlusOne, kPlusTwo };
 struct NormOp {
   NormKind kind = NormKind::kRms;
   double eps = 1e-5;
@@ -38,6 +40,7 @@ struct NormOp {
   double weight_factor = 1;
   std::int64_t group = 0;                  // lanes normalised together; 0: the whole row
   std::vector<double> weight_values = {};  // in place of the file's; no model has any
+  bool operator==(const NormOp&) const = default;
 };
 
 // BitNet's linear layers (arXiv:2402.17764): activations become whole numbers up to 127 times the largest of their token,
@@ -65,6 +68,7 @@ struct LinearOp {
   // input_order[b] of the input (kAbsent: none); block b of the output is what block output_order[b] should be.
   std::vector<int> input_order = {}, output_order = {};  // empty: as they are
   double bias_factor = 1;
+  bool operator==(const LinearOp&) const = default;
 };
 
 enum class RopePairing : std::uint8_t { kHalfSplit, kInterleaved };
@@ -81,11 +85,13 @@ struct RopeOp {
   int direction = 1;                      // -1 turns backwards
   int times = 1;                          // 0: not applied, 2: applied twice
   std::vector<double> row_factors = {};   // [tokens], multiply each token's lanes; empty: all 1
+  bool operator==(const RopeOp&) const = default;
 };
 
 // A query that finds another row in a slot of the cache than the key's or value's own. All are places in the run.
 struct CacheRow {
   std::int64_t query = 0, key = 0, source = kAbsent;  // kAbsent: zeros
+  bool operator==(const CacheRow&) const = default;
 };
 
 // scores[h, q, k] = softcap(scale * <Q[q, h], K[k, kv(h)]>), -inf where masked.
@@ -104,6 +110,7 @@ struct ScoresOp {
   std::vector<double> query_factors = {};  // [tokens], multiply each query's scaled scores; empty: all 1
   std::optional<RopeOp> extra_rope = {};   // turns q and k first
   std::vector<CacheRow> cache = {};        // ascending by query
+  bool operator==(const ScoresOp&) const = default;
 };
 
 // Over the keys, and divided by the sum: everything else is a hypothesis.
@@ -114,6 +121,7 @@ struct SoftmaxOp {
   double temperature = 1;                   // multiplies the scores
   std::vector<double> sinks = {};           // [heads], scores of a key without a value; empty: none
   std::optional<ScoresOp> mask_after = {};  // hidden keys take part in the sum, and are then set to zero
+  bool operator==(const SoftmaxOp&) const = default;
 };
 struct ContextOp {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
@@ -121,6 +129,7 @@ struct ContextOp {
   bool heads_outermost = false;      // [heads, tokens, dim] read as [tokens, heads * dim]
   bool lanes_outermost = false;      // [tokens, dim, heads] read as [tokens, heads * dim]
   std::vector<CacheRow> cache = {};  // ascending by query
+  bool operator==(const ContextOp&) const = default;
 };
 
 // kGeluNew is the curve of kGeluTanh, put together from elementwise operations that store their results, not one kernel.
@@ -139,29 +148,36 @@ enum class Activation : std::uint8_t {
 // inputs {gate, up}: act(gate) * up;  inputs {x}: act(x)
 struct ActivationOp {
   Activation function = Activation::kSilu;
+  bool operator==(const ActivationOp&) const = default;
 };
 // Sum of all inputs, each times its factor.
 struct AddOp {
   std::vector<double> factors;  // empty: all 1
+  bool operator==(const AddOp&) const = default;
 };
 // x times factor, then tanh-capped.
 struct ScaleOp {
   double factor = 1;
   double softcap = 0;
+  bool operator==(const ScaleOp&) const = default;
 };
 
 // inputs {x, gate [tokens, 1]}: x times sigmoid(gate), token by token.
 struct GateOp {
   bool applied = true;
+  bool operator==(const GateOp&) const = default;
 };
 
 // A mixture of experts, step by step (arXiv:1701.06538). Probabilities: softmax of the router's logits over all experts.
-struct RouterProbsOp {};
+struct RouterProbsOp {
+  bool operator==(const RouterProbsOp&) const = default;
+};
 // Ids of the `used` most probable experts of each token, in order of probability; of equals the lower id comes first.
 struct TopExpertsOp {
   std::int64_t experts = 1, used = 1;
   // Tokens whose choice is known from elsewhere, and that choice.
   std::vector<std::pair<std::int64_t, std::vector<std::int64_t>>> given;
+  bool operator==(const TopExpertsOp&) const = default;
 };
 // inputs {probabilities, experts}: the probabilities of the chosen ones, [tokens, used].
 struct ExpertWeightsOp {
@@ -169,10 +185,12 @@ struct ExpertWeightsOp {
   bool reversed = false;    // given to the experts the other way round
   double factor = 1;
   bool stored_sum = false;  // their sum is stored before they are divided by it
+  bool operator==(const ExpertWeightsOp&) const = default;
 };
 // One expert: down(act(gate x) * up x), or down(act(up x)) without a gate. gate and up [width, hidden], down [hidden, width].
 struct Expert {
   WeightId gate = kAbsent, up = kAbsent, down = kAbsent;
+  bool operator==(const Expert&) const = default;
 };
 // inputs {x, experts, weights}: the sum over a token's experts of weight * expert(x), and the bias, if there is one, once.
 struct ExpertsOp {
@@ -182,6 +200,7 @@ struct ExpertsOp {
   bool wide_weights = false;          // the weights are kept in the inner precision, and so is their product
   double factor = 1;                  // multiplies the sum
   double bias_factor = 1;
+  bool operator==(const ExpertsOp&) const = default;
 };
 
 // An embedding model's tail. One row for the whole sequence, made of all tokens' rows; several modes stand side by side.
@@ -189,13 +208,17 @@ struct ExpertsOp {
 enum class PoolMode : std::uint8_t { kFirst, kLast, kMean, kMax, kMeanSqrt, kWeightedMean };
 struct PoolOp {
   std::vector<PoolMode> modes = {PoolMode::kMean};
+  bool operator==(const PoolOp&) const = default;
 };
 // A row divided by its length.
-struct UnitOp {};
+struct UnitOp {
+  bool operator==(const UnitOp&) const = default;
+};
 
 // A step of which nothing is known, such as a product whose weights are not there: NaN, [tokens, width].
 struct UnknownOp {
   std::int64_t width = 1;
+  bool operator==(const UnknownOp&) const = default;
 };
 
 using Operation =

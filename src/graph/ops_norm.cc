@@ -32,16 +32,20 @@ Moments MomentsOf(std::span<const double> x, const NormOp& op, const Arithmetic&
 
 Value ComputeNorm(const NormOp& op, const Value& x, const Weight* weight, const Weight* bias,
                   const Arithmetic& arithmetic) {
-  const std::vector<double> scale = !op.weight_values.empty() ? op.weight_values
-                                    : weight != nullptr       ? VectorWeight(*weight, arithmetic)
-                                                              : std::vector<double>();
+  std::vector<double> scale = !op.weight_values.empty() ? op.weight_values
+                              : weight != nullptr       ? VectorWeight(*weight, arithmetic)
+                                                        : std::vector<double>();
   const std::vector<double> shift = bias != nullptr ? VectorWeight(*bias, arithmetic) : std::vector<double>();
   const Rounding inner = arithmetic.inner, storage = arithmetic.storage;
   // Gemma multiplies inside f32, the others after a cast to storage.
-  const bool plus_one = op.use == NormWeight::kPlusOne;
+  const bool plus_two = op.use == NormWeight::kPlusTwo, plus_one = plus_two || op.use == NormWeight::kPlusOne;
   const Rounding used = arithmetic.At(Step::kWeight, plus_one ? inner : Rounding::kNone),
                  normed = arithmetic.At(Step::kNormed, plus_one || op.kind == NormKind::kLayer ? inner : storage),
                  output = arithmetic.At(Step::kOutput, storage);
+  if (plus_two) {
+    for (double& value : scale)
+      value = Round(arithmetic.weights, value + 1);  // a converter adds it in the weight's type
+  }
   const std::int64_t group = op.group > 0 ? op.group : x.cols();
   Value out(x.shape);
   ParallelFor(x.rows(), 8, [&](std::int64_t begin, std::int64_t end) {

@@ -1,11 +1,13 @@
 """Real llama.cpp against the model it runs and against the Hugging Face folder it was converted from."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 HF = ROOT / "models" / "paritrace-llama"
@@ -53,6 +55,22 @@ def assert_clean(result):
     assert result["verdict"] == "within_noise"
     assert result["arithmetic"] == "ggml-cpu"
     assert all(row["ratio"] <= 4 for row in result["noise"])
+
+
+@pytest.mark.parametrize("kept", [".+", r"embed|layers\.\d+\.(in|out)|logits"], ids=["all", "layers"])
+@pytest.mark.parametrize("flash", ["on", "off"])
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_without_a_header_the_values_tell_whose_trace_it_is(kind, flash, kept, gguf, tmp_path):
+    trace, file = capture(gguf(kind), tmp_path / "trace", flash), tmp_path / "bare.safetensors"
+    values = {}
+    for shard in trace.glob("*.safetensors"):
+        values.update(load_file(shard))
+    index = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
+    sites = [entry for entry in index if re.fullmatch(kept, entry.get("site", ""))]
+    save_file({f"{entry['step']}/{entry['site']}": values[entry["key"]].contiguous() for entry in sites}, file)
+    result = diagnose(file, gguf(kind))
+    assert result["arithmetic_inferred"] and result["arithmetic"] == "ggml-cpu"
+    assert result["defects"] == [] and result["verdict"] == "within_noise"
 
 
 @pytest.mark.parametrize("flash", ["on", "off"])
