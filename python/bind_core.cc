@@ -41,4 +41,5 @@ NB_MODULE(_core, module) {
   paritrace::BindTrace(module);
   paritrace::BindTokens(module);
   paritrace::BindReport(module);
+  paritrace::BindDiagnosis(module);
 }

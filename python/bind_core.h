@@ -10,5 +10,6 @@ void BindTraceWriter(nanobind::module_& module);  // trace/trace_writer.h
 void BindTrace(nanobind::module_& module);        // trace/trace.h
 void BindTokens(nanobind::module_& module);       // compare/tokens.h
 void BindReport(nanobind::module_& module);       // report/document.h
+void BindDiagnosis(nanobind::module_& module);    // diagnose/site_stats.h, report/diagnosis_*.h
 
 }  // namespace paritrace

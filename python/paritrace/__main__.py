@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 # command -> the module whose main(arguments) returns the exit code
@@ -31,9 +32,16 @@ def program():
     return None
 
 
+def _asks_for_torch(arguments):
+    """Is `--oracle torch` among the arguments?"""
+    return "--oracle=torch" in arguments or ("--oracle", "torch") in pairwise(arguments)
+
+
 def main():
     """Entry point of the console script; returns the exit code, or becomes the program."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["diagnose"] and _asks_for_torch(arguments):
+        return importlib.import_module("paritrace.torch_oracle.cli").main(arguments[1:])
     if arguments and arguments[0] in PYTHON_COMMANDS:
         module = importlib.import_module(f"paritrace.{PYTHON_COMMANDS[arguments[0]]}")
         return module.main(arguments[1:])

@@ -166,12 +166,17 @@ class TorchTap:
             self._begin_step(args, kwargs)
         self._stack.append(_Call(path, module))
         name = f"{path}:in"
+        changed = False
         if self._site(name):
             value = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
             if value is not None:
-                self._record(name, value)
+                given = self._record(name, value)
+                changed = given is not value
+                args = tuple(given if other is value else other for other in args)
+                kwargs = {key: given if other is value else other for key, other in kwargs.items()}
         if self.inputs:
             self._record_inputs(path or "model", args, kwargs)
+        return (args, kwargs) if changed else None
 
     def _record_inputs(self, path, args, kwargs):
         for index, value in [*enumerate(args), *kwargs.items()]:
@@ -187,19 +192,23 @@ class TorchTap:
     def _after(self, module, args, kwargs, output):
         call = self._stack[-1] if self._stack else None
         if call is None or call.module is not module:
-            return  # a call that began before the capture
+            return None  # a call that began before the capture
         self._stack.pop()
         self._flush(call)
         if output is None:  # the module raised
-            return
+            return None
         if module is self.model:
-            self._record_result(call.path, output)
-        elif module is self._head and isinstance(output, torch.Tensor):
-            self._held = (call.path, weakref.ref(output), output.detach().clone())
-        else:
-            self._record_output(call.path, output)
+            return self._record_result(call.path, output)
+        if module is self._head and isinstance(output, torch.Tensor):
+            return self._hold(call.path, output)
+        return self._record_output(call.path, output)
+
+    def _hold(self, path, output):
+        self._held = (path, weakref.ref(output), output.detach().clone())
 
     def _record_output(self, path, output, skip=None):
+        """Returns what the module gives instead, or None."""
+        given = {}
         for key, value in _parts(output):
             if not isinstance(value, torch.Tensor) or value is skip:
                 continue
@@ -207,7 +216,10 @@ class TorchTap:
                 name = f"{path}.{key}" if path else key
             else:
                 name = f"{path}:{key}" if key else path or "output"
-            self._record(name, value)
+            after = self._record(name, value)
+            if after is not value:
+                given[key] = after
+        return _with_parts(output, given) if given else None
 
     def _record_result(self, path, output):
         """The model's own result. Its logits decide what the head's output is called: a cap may stand between the two."""
@@ -220,7 +232,7 @@ class TorchTap:
                 self._record(f"{name}:out", copy, site="")
             else:
                 self._record(name, copy, site="logits")
-        self._record_output(path, output, skip=logits)
+        return self._record_output(path, output, skip=logits)
 
     # Functions between modules
 
@@ -228,10 +240,15 @@ class TorchTap:
         def apply_rotary_pos_emb(*args, **kwargs):
             result = original(*args, **kwargs)
             if self._stack and isinstance(result, tuple) and len(result) == 2:
+                result = self._after_rope(self._stack[-1], result)
                 self._stack[-1].heads = {part: value.detach().clone() for part, value in zip("qk", result)}
             return result
 
         return apply_rotary_pos_emb
+
+    def _after_rope(self, call, result):
+        """What the rotary function gives; a subclass may give something else."""
+        return result
 
     def _wrap_get_interface(self, original):
         def get_interface(interface, *args, **kwargs):
@@ -256,7 +273,15 @@ class TorchTap:
                 call.heads["q"] = query
                 if not call.cached:  # else the keys of earlier steps stand before the new ones
                     call.heads["k"] = key[..., -query.shape[-2] :, :]
-                self._flush_heads(call)
+                given = self._flush_heads(call)
+                if given:
+                    new = query.shape[-2]
+                    key = (
+                        key if call.cached else torch.cat((key[..., :-new, :], given.get("k", key[..., -new:, :])), -2)
+                    )
+                    named = {"query": given.get("q", query), "key": key}
+                    args = tuple(list(named.values())[: len(args)]) + args[2:]
+                    kwargs |= {name: value for name, value in named.items() if name in kwargs}
             result = original(module, *args, **kwargs)
             weights = result[1] if isinstance(result, tuple) and len(result) > 1 else None
             if call.softmax is not None and isinstance(weights, torch.Tensor) and weights.shape == call.softmax.shape:
@@ -271,17 +296,22 @@ class TorchTap:
             if self._stack and self._has_rope:
                 call = self._stack[-1]
                 call.cached = True
+                key_states = self._before_cache(call, key_states)
                 call.heads["k"] = key_states.detach().clone()
             return original(cache, key_states, value_states, *args, **kwargs)
 
         return update
+
+    def _before_cache(self, call, key):
+        """The new keys that enter the cache; a subclass may give others."""
+        return key
 
     def _wrap_softmax(self, original):
         def softmax(input, *args, **kwargs):
             nested, self._in_softmax = self._in_softmax, True
             try:
                 if not nested:
-                    self.before_softmax(input)
+                    input = self.before_softmax(input)
                 result = original(input, *args, **kwargs)
                 if not nested:
                     self.after_softmax(result)
@@ -295,7 +325,8 @@ class TorchTap:
         call = self._stack[-1] if self._stack else None
         if call is not None and self._site(f"{call.path}:scores"):
             self._flush(call)
-            self._record(f"{call.path}:scores", value)
+            return self._record(f"{call.path}:scores", value)
+        return value
 
     def after_softmax(self, value):
         call = self._stack[-1] if self._stack else None
@@ -311,22 +342,31 @@ class TorchTap:
             and isinstance(left, torch.Tensor)
             and left.shape == call.softmax.shape
         ):
-            self._record_probs(call, left)
+            return self._record_probs(call, left)
+        return left
 
     def _record_probs(self, call, value):
         call.softmax = None
-        self._record(f"{call.path}:probs", value)
+        return self._record(f"{call.path}:probs", value)
 
     def _flush_probs(self, call):
         if call.softmax is not None:
             self._record_probs(call, call.softmax)
 
     def _flush_heads(self, call):
-        """q and k, from [batch, heads, tokens, head_dim] to [batch, tokens, heads*head_dim]."""
+        """q and k, from [batch, heads, tokens, head_dim] to [batch, tokens, heads*head_dim]; returns those to go on with instead."""
+        given = {}
         for part in sorted(call.heads, reverse=True):
             value = call.heads[part]
-            self._record(f"{call.path}:{part}", value.transpose(1, 2).flatten(2) if value.dim() == 4 else value)
+            flat = value.transpose(1, 2).flatten(2) if value.dim() == 4 else value
+            after = self._record(f"{call.path}:{part}", flat)
+            if after is not flat:
+                heads = (
+                    after.unflatten(2, (value.shape[1], value.shape[3])).transpose(1, 2) if value.dim() == 4 else after
+                )
+                given[part] = heads
         call.heads = {}
+        return given
 
     def _flush(self, call):
         """What no later function showed."""
@@ -354,18 +394,24 @@ class TorchTap:
         return self.recording.site_of(name)
 
     def _record(self, name, value, site=None):
+        """Returns the value to go on with: a subclass may put another one in its place (_emit)."""
         if self._failed or value.is_meta or value.is_sparse or value.is_complex():
-            return
+            return value
         if site is None:
             site = self._site(name)
         known = self._known.get(id(value))
         version = 0 if value.is_inference() else value._version
         # A module that hands its child's tensor on adds nothing, unless it stands for another site.
         if known is not None and known[0]() is value and known[1] == version and site in ("", known[2]):
-            return
-        self._known[id(value)] = (weakref.ref(value), version, site)
+            return value
         if not site and self.recording.site_of(name):
             name = f"{name}:out"  # so that no reader maps it by the rules
+        value = self._emit(name, site, value)
+        version = 0 if value.is_inference() else value._version
+        self._known[id(value)] = (weakref.ref(value), version, site)
+        return value
+
+    def _emit(self, name, site, value):
         array, dtype, shape = to_numpy(self._arrange(value.detach(), site))
         try:
             self.recording.record(name, array, site, dtype, shape)
@@ -373,6 +419,7 @@ class TorchTap:
             # Told once: torch calls the hooks of the modules around this one as the exception passes them.
             self._failed = True
             raise
+        return value
 
     def _arrange(self, value, site):
         """The layout of the trace: no batch axis of one; heads side by side in q and k."""
@@ -398,10 +445,13 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         tap = self._tap
         if function in _PRODUCTS and args:
-            tap.before_product(args[0])
+            args = (tap.before_product(args[0]), *args[1:])
         elif function in _SOFTMAX and not tap._in_softmax:
-            value = args[0] if args else kwargs.get("input")
-            tap.before_softmax(value)
+            value = tap.before_softmax(args[0] if args else kwargs.get("input"))
+            if args:
+                args = (value, *args[1:])
+            else:
+                kwargs = {**kwargs, "input": value}
             result = function(*args, **kwargs)
             tap.after_softmax(result)
             return result
@@ -413,6 +463,18 @@ def _parts(output):
     if isinstance(output, dict):
         return list(output.items())
     return list(enumerate(output)) if isinstance(output, (tuple, list)) else [(0, output)]
+
+
+def _with_parts(output, given):
+    """The output with some of its parts exchanged."""
+    if isinstance(output, dict):
+        for key, value in given.items():
+            output[key] = value  # a ModelOutput keeps its attributes in step
+        return output
+    if isinstance(output, (tuple, list)):
+        parts = [given.get(key, value) for key, value in enumerate(output)]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return given[0]
 
 
 def to_numpy(value):

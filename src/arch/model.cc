@@ -51,8 +51,11 @@ Model LoadModel(const std::string& path) {
     AddPooling(*model.source, model.graph);
     return model;
   }
-  throw UsageError(fmt::format("{}: architecture \"{}\" is not supported; supported: {}", path,
-                               model.source->architecture(), SupportedArchitectures()));
+  UnknownArchitectureError error(fmt::format("{}: architecture \"{}\" is not supported; supported: {}", path,
+                                             model.source->architecture(), SupportedArchitectures()));
+  error.architecture = model.source->architecture();
+  error.is_folder = !model.source->is_gguf();
+  throw error;
 }
 
 }  // namespace paritrace

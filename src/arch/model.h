@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "formats/tensor_file.h"
 #include "graph/graph.h"
 
@@ -64,8 +65,15 @@ struct Model {
   Graph graph;
 };
 
+// No file of src/arch builds it: another oracle may (`diagnose --oracle torch`).
+struct UnknownArchitectureError : UsageError {
+  using UsageError::UsageError;
+  std::string architecture;
+  bool is_folder = false;  // of Hugging Face
+};
+
 // Opens a model and builds its graph.
-// Errors: as ModelSource; UsageError if the architecture or an option of its config is not supported (named, never
+// Errors: as ModelSource; UnknownArchitectureError; UsageError if an option of its config is not supported (named, never
 // replaced by something near it); FormatError if a weight is missing or its shape disagrees with the config.
 [[nodiscard]] Model LoadModel(const std::string& path);
 

@@ -24,8 +24,8 @@ namespace paritrace::cli {
 namespace {
 
 struct Options {
-  std::string subject, model, reference, subject_model, arithmetic, learned;
-  bool every_site = false;
+  std::string subject, model, reference, subject_model, arithmetic, learned, oracle;
+  bool every_site = false, trust_remote_code = false;
   OutputOptions outputs;
 };
 
@@ -142,6 +142,16 @@ void AddDiagnose(CLI::App& app, int& exit_code) {
       ->add_option("--learn-arithmetic", options->learned,
                    "where no policy explains an op to the bit, search how it rounds, and write that as a policy file")
       ->type_name("FILE.toml");
+  // Only named here: main.cc hands the command to Python where it is torch.
+  command
+      ->add_option(
+          "--oracle", options->oracle,
+          "what computes the right values: own, or torch, Hugging Face's code of MODEL (default: own, where it "
+          "knows the architecture)")
+      ->type_name("own|torch")
+      ->check(CLI::IsMember({"own", "torch"}));
+  command->add_flag("--trust-remote-code", options->trust_remote_code,
+                    "with torch: run the code that the model folder brings along");
   command->add_flag("--sites", options->every_site, "show the noise of every site");
   AddOutputOptions(*command, options->outputs);
   command->callback([options, &exit_code] { exit_code = Run(*options); });

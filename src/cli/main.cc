@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "arch/model.h"
 #include "cli/command.h"
 #include "core/error.h"
 
@@ -30,11 +31,12 @@ int Fail(int code, const char* what) {
 constexpr std::string_view kPythonCommands[] = {"capture", "import", "tokens", "sweep", "doctor"};
 
 // The same interpreter that installed us is used where it is known.
-int RunPython(int argc, char** argv) {
+int RunPython(int argc, char** argv, const std::vector<std::string>& more = {}) {
   const char* python = std::getenv("PARITRACE_PYTHON");
   std::vector<char*> arguments = {const_cast<char*>(python != nullptr ? python : "python3"), const_cast<char*>("-m"),
                                   const_cast<char*>("paritrace")};
   for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
+  for (const std::string& word : more) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
   return Fail(kBadInput,
@@ -43,7 +45,19 @@ int RunPython(int argc, char** argv) {
 
 }  // namespace
 
+// `diagnose --oracle torch` runs the model in PyTorch.
+bool AsksForTorch(int argc, char** argv) {
+  if (argc < 2 || std::string_view(argv[1]) != "diagnose") return false;
+  for (int i = 2; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--oracle=torch" || (word == "--oracle" && i + 1 < argc && std::string_view(argv[i + 1]) == "torch"))
+      return true;
+  }
+  return false;
+}
+
 int main(int argc, char** argv) {
+  if (AsksForTorch(argc, argv)) return RunPython(argc, argv);
   if (argc > 1 && std::ranges::find(kPythonCommands, std::string_view(argv[1])) != std::end(kPythonCommands))
     return RunPython(argc, argv);
   CLI::App app{"Finds out why an inference engine does not give the same answer as the reference.", "paritrace"};
@@ -74,6 +88,10 @@ int main(int argc, char** argv) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
     return Fail(kBadInput, error.what());
+  } catch (const paritrace::UnknownArchitectureError& error) {
+    // Hugging Face's own code of the model may stand in for a file of ours.
+    if (!error.is_folder || std::string_view(argv[1]) != "diagnose") return Fail(kBadInput, error.what());
+    return RunPython(argc, argv, {"--oracle", "torch", "--chosen-for", error.architecture});
   } catch (const paritrace::UsageError& error) {
     return Fail(kBadInput, error.what());
   } catch (const paritrace::FormatError& error) {

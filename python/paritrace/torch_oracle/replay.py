@@ -1,0 +1,89 @@
+"""All passes over one subject: f64 and the subject's arithmetic, forced, and f64 from the tokens on; and single sites again
+under an edit of the model.
+"""
+
+import contextlib
+
+import torch
+
+from paritrace.errors import InputError
+from paritrace.torch_oracle import widen
+from paritrace.torch_oracle.forced import ForcedTap, Reached
+
+
+class Replay:
+    """
+    subject  subject.Subject
+    exact    the model in f64; own: the model in the subject's arithmetic
+    After run(): `sites` (forced.Seen of the f64 pass by key, in order of execution), `predicted` and `unforced` (arrays by
+    key), `mismatches`, `casts` (how many of HF's own f32 casts were widened).
+    """
+
+    def __init__(self, subject, exact, own, inputs):
+        self.subject = subject
+        self.exact = exact
+        self.own = own
+        self.inputs = inputs
+        self.sites, self.predicted, self.unforced, self.mismatches = {}, {}, {}, {}
+        self.storage = {}
+        self.routes = None
+        self.casts = 0
+
+    def run(self, progress=lambda line: None):
+        progress("f64, from the tokens on")
+        free = ForcedTap(self.exact, self.subject, force=False)
+        self._pass(free, wide=True)
+        self.routes = free.routes
+        self.unforced = {key: seen.value for key, seen in free.seen.items()}
+        progress("f64, forced")
+        exact = ForcedTap(self.exact, self.subject, follow=True, routes=self.routes)
+        self._pass(exact, wide=True)
+        self.sites, self.mismatches = exact.seen, exact.mismatches
+        progress("the subject's arithmetic, forced")
+        own = ForcedTap(self.own, self.subject, routes=self.routes)
+        self._pass(own, wide=False)
+        self.predicted = {key: seen.value for key, seen in own.seen.items()}
+        self.storage = {key: seen.storage for key, seen in own.seen.items()}
+
+    def evaluate(self, key, edit=None, predicted=False):
+        """The value of a site computed from the subject's values with an edit applied; None if the model cannot run so."""
+        model = self.own if predicted else self.exact
+        tap = ForcedTap(model, self.subject, only=key, routes=self.routes)
+        try:
+            self._pass(tap, wide=not predicted, edit=edit)
+        except Reached:
+            pass
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError):
+            return None  # an edit that this model cannot compute with explains nothing
+        seen = tap.seen.get(key)
+        return None if seen is None else seen.value
+
+    def _pass(self, tap, wide, edit=None):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            mode = stack.enter_context(widen.widened()) if wide else None
+            stack.enter_context(tap)
+            if edit is not None:
+                stack.enter_context(edit(tap.model, tap))
+            self.inputs.feed(tap.model)
+            if mode is not None:
+                self.casts = max(self.casts, mode.casts)
+
+
+class TokenInputs:
+    """Feeds the subject's own tokens, step by step, as the subject was fed them."""
+
+    def __init__(self, subject):
+        self.calls = [(step, torch.tensor(subject.prompts(step))) for step in subject.steps]
+
+    def feed(self, model):
+        cache = None
+        several = len(self.calls) > 1 and any(step["start"] > 0 for step, _ in self.calls)
+        for step, ids in self.calls:
+            options = {"use_cache": True} if several else {}
+            if step["start"] > 0:
+                if cache is None:
+                    raise InputError("trace", f"step {step['step']}", "a model with a KV cache", type(model).__name__)
+                options["past_key_values"] = cache
+            output = model(input_ids=ids, **options)
+            cache = getattr(output, "past_key_values", None)

@@ -1,0 +1,72 @@
+"""Takes Hugging Face's inner f32 out of a model that is to compute in f64: norms, softmax and RoPE cast to f32 whatever the
+model's dtype is. What asks for f32 gets f64; tables that were made in f32 when the model was built are made again.
+"""
+
+import contextlib
+import inspect
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_F32 = torch.float32
+
+
+class Widen(TorchFunctionMode):
+    """Inside: every request for f32 is one for f64. `casts` counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.casts = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.Tensor.float:
+            self.casts += 1
+            return args[0].double()
+        if any(value is _F32 for value in args) or any(value is _F32 for value in kwargs.values()):
+            # A view of bits is no cast: its width is what it is about.
+            if function is not torch.Tensor.view:
+                self.casts += 1
+                args = tuple(torch.float64 if value is _F32 else value for value in args)
+                kwargs = {key: torch.float64 if value is _F32 else value for key, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def widened():
+    """torch as it would be if f32 did not exist. Yields the Widen."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Widen() as mode:
+            yield mode
+    finally:
+        torch.set_default_dtype(default)
+
+
+def rebuild_tables(model):
+    """Buffers that follow from the config alone (RoPE's frequencies), in f64. Returns how many were made again.
+
+    Only what is the old table to f32's precision takes its place: anything else is left as the model has it.
+    """
+    count = 0
+    for module in list(model.modules()):
+        own = dict(module.named_buffers(recurse=False))
+        if not own or any(True for _ in module.parameters(recurse=False)) or not hasattr(module, "config"):
+            continue
+        accepted = inspect.signature(type(module).__init__).parameters
+        if "config" not in accepted:
+            continue
+        with widened():
+            try:
+                fresh = type(module)(config=module.config)
+            except Exception:  # needs more than its config: stays as it is
+                continue
+        for name, table in fresh.named_buffers(recurse=False):
+            old = own.get(name)
+            if old is None or not old.is_floating_point() or old.shape != table.shape or table.dtype != torch.float64:
+                continue
+            if torch.allclose(table, old.double(), rtol=1e-6, atol=0):
+                setattr(module, name, table)
+                count += 1
+    return count
