@@ -1,7 +1,7 @@
 # Every target does its own set-up. What they do is in scripts/; here is only what calls what.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build report test test-report demo bench faults format lint tidy clean distclean
+.PHONY: help build report test test-report demo bench faults format lint tidy wheel dist shell-files clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -47,6 +47,15 @@ tidy: ## clang-tidy over the C++ files; slow
 	@scripts/setup.sh lint
 	@scripts/build.sh all
 	@scripts/tidy.sh
+
+wheel: build ## the Python package with the program and the page in it, dist/*.whl
+	@scripts/build.sh wheel
+
+dist: report ## the source archive of what is committed, dist/*.tar.gz; builds without a network
+	@scripts/dist.sh
+
+shell-files: build ## man page and completions in share/, from the commands' own tables of options
+	@$(PYTHON_IN_VENV) scripts/shell_files.py
 
 clean: ## remove what was built; .venv stays
 	rm -rf build dist demo-out report/dist report/test-results

@@ -4,7 +4,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
-VENV=.venv
+VENV=${PARITRACE_VENV:-.venv}
 VENV_PYTHON=$VENV/bin/python
 STAMPS=$VENV/.stamps
 LOGS=build/log

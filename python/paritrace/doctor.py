@@ -123,18 +123,22 @@ def _is_engine(check):
     return check["name"].startswith("capture ")
 
 
+def _parser():
+    parser = Parser(
+        prog="paritrace doctor",
+        description="Says what is installed, whether it works, and which engines can be traced.",
+        epilog="Exit codes: 0 all that is needed works, 1 something that is needed is broken. A missing engine is not.",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE (- is standard output)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code is the answer")
+    return parser
+
+
 def main(arguments):
     """Runs `paritrace doctor ARGUMENTS`. Returns 0, or 1 where something that is needed is broken."""
 
     def run():
-        parser = Parser(
-            prog="paritrace doctor",
-            description="Says what is installed, whether it works, and which engines can be traced.",
-            epilog="Exit codes: 0 all that is needed works, 1 something that is needed is broken. A missing engine is not.",
-        )
-        parser.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE (- is standard output)")
-        parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code is the answer")
-        options = parser.parse_args(arguments)
+        options = _parser().parse_args(arguments)
         result = examine()
         if options.json:
             write_file(options.json, json.dumps(result, indent=1) + "\n")

@@ -17,6 +17,9 @@ void AddOutputOptions(CLI::App& command, OutputOptions& options);
 // True if some output goes to standard output, so that the terminal report must not.
 [[nodiscard]] bool UsesStandardOutput(const OutputOptions& options);
 
+// The commands added to `app` with their options, as JSON text.
+[[nodiscard]] std::string DescribeCommands(const CLI::App& app);
+
 // Each adds one command; its callback sets exit_code.
 void AddDiff(CLI::App& app, int& exit_code);
 void AddAlign(CLI::App& app, int& exit_code);

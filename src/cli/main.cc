@@ -82,6 +82,10 @@ int main(int argc, char** argv) {
   paritrace::cli::AddLogits(app, exit_code);
   paritrace::cli::AddGrowth(app, exit_code);
   paritrace::cli::AddWeights(app, exit_code);
+  if (argc == 2 && std::string_view(argv[1]) == "--describe") {  // for scripts/shell_files.py; not in --help
+    fmt::print("{}", paritrace::cli::DescribeCommands(app));
+    return 0;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version
