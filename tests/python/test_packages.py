@@ -143,8 +143,7 @@ def without_network():
 
 
 def test_a_source_archive_builds_without_a_network(tmp_path):
-    """Whole, and what is compiled in this test's time: the library that engines link, and what is generated. `make build` in it
-    takes as long as anywhere."""
+    """Whole; configured, generated, and a few files compiled: all of them take as long as anywhere."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is a source archive itself")
     if not (ROOT / "report/dist/report.html").exists():
@@ -160,9 +159,7 @@ def test_a_source_archive_builds_without_a_network(tmp_path):
     assert there == committed | {"report/dist/report.html"}
 
     offline, build = without_network(), tmp_path / "build"
-    run(*offline, "cmake", "-G", "Ninja", "-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Debug")
-    targets = ["paritrace_capture", "generated/embedded_report.cc", "generated/embedded_rules.cc"]
-    run(*offline, "cmake", "--build", build, "--target", *targets)
-    assert (build / "libparitrace.so").exists()
-    assert "PageTemplate" in (build / "generated/embedded_report.cc").read_text()
-    assert (build / "generated/embedded_report.cc").stat().st_size > 100_000
+    run(*offline, "cmake", "-G", "Ninja", "-S", source, "-B", build, "-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON")
+    objects = [f"CMakeFiles/paritrace_store.dir/src/core/{name}.cc.o" for name in ("hash", "text")]
+    run(*offline, "cmake", "--build", build, "--target", "paritrace_rules", *objects)
+    assert f"-DFILE={source}/report/dist/report.html" in (build / "build.ninja").read_text(), "the page is not built in"
