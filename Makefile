@@ -1,13 +1,14 @@
 # Every target does its own set-up. What they do is in scripts/; here is only what calls what.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build report test test-report demo bench faults format lint tidy wheel dist shell-files clean distclean
+INVESTIGATE := investigate-moe investigate-tinyllama investigate-bitnet investigate-qwen2
+.PHONY: help build report test test-report demo bench faults $(INVESTIGATE) format lint tidy wheel dist shell-files clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)$$/  \1|\2/p' Makefile | column -t -s '|'
 
 build: ## set up what is missing, build, install: leaves .venv/bin/paritrace
 	@scripts/setup.sh
@@ -34,6 +35,13 @@ bench: ## the benchmarks, with the machine they ran on; writes bench/RESULTS.md
 
 faults: build ## the fault bench: known mistakes in engines that are not ours, and clean runs; writes build/faults.json
 	@$(PYTHON_IN_VENV) faults/bench.py --json build/faults.json
+
+investigate-moe: ## a mixture-of-experts encoder in C++ against Hugging Face: each mistake, then the questions; MODEL=FOLDER for other weights
+investigate-tinyllama: ## a Llama from GGUF in Rust against llama.cpp; MODEL=FILE.gguf for other weights
+investigate-bitnet: ## BitNet in C++, ternary weights and int8 activations; MODEL=FOLDER
+investigate-qwen2: ## Qwen2 in JAX, bf16, with a KV cache; MODEL=FOLDER
+$(INVESTIGATE): build
+	@$(PYTHON_IN_VENV) investigations/run.py $(@:investigate-%=%) $(if $(MODEL),--model $(MODEL))
 
 format: ## lay out C++ and Python files
 	@scripts/setup.sh lint

@@ -58,33 +58,81 @@ class Investigation:
         kinds = self.plan.get("types")
         if not kinds:
             return folder
-        file = self.out / f"{self.name}-{kind or kinds[0]}.gguf"
-        if not file.exists():
-            subjects.run([subjects.sys.executable, subjects.ROOT / "models" / "write_gguf.py", folder, file,
-                         "--type", kind or kinds[0]])  # fmt: skip
+        return self.gguf(kind or kinds[0])
+
+    def gguf(self, kind):
+        """The plan's model as GGUF of type `kind`."""
+        file = self.out / f"{self.name}-{kind}.gguf"
+        subjects.write_gguf(subjects.ROOT / self.plan["model"], file, kind)
         return file
 
     def tokens(self):
-        if self.ids:
-            return self.ids
+        return self.ids or self.encode(self.plan["text"])[: self.plan["tokens"]]
+
+    def long_prompt(self):
+        """As many tokens as make a trend or a close call likely: the plan's `long` text."""
+        return self.ids or self.encode(self.plan["long"])
+
+    def encode(self, text):
+        """Token ids by the model's own tokenizer, as its users feed them."""
+        if self.model and self.model.is_file():
+            return subjects.tokens_of_gguf(self.model, text)
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(subjects.ROOT / self.plan["model"] / "tokenizer.json"))
-        return tokenizer.encode(self.plan["text"]).ids[: self.plan["tokens"]]
+        folder = self.model or subjects.ROOT / self.plan["model"]
+        return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
 
-    def trace(self, mistakes=(), kind=None):
-        """Records a run; returns its trace."""
-        folder = self.out / ("clean" if not mistakes else "+".join(mistakes))
+    def trace(self, mistakes=(), kind=None, *, model=None, tokens=None, folder=None, decode=None):
+        """Records a run; returns its trace, by default named after the mistakes."""
+        folder = self.out / (folder or "+".join(mistakes) or "clean")
         shutil.rmtree(folder, ignore_errors=True)
-        self.record(self.model_file(kind), self.tokens(), self.plan["decode"], mistakes, folder)
+        decode = self.plan["decode"] if decode is None else decode
+        self.record(model or self.model_file(kind), tokens or self.tokens(), decode, mistakes, folder)
         return folder
+
+    def oracle(self, arithmetic, tokens, folder):
+        """The model run by our own executor; returns the trace."""
+        out = self.out / folder
+        shutil.rmtree(out, ignore_errors=True)
+        subjects.paritrace(
+            "run", self.model_file(), "--tokens", subjects.commas(tokens), "-o", out, "--arithmetic", arithmetic
+        )
+        return out
+
+    def diagnose(self, trace, model=None, kind=None):
+        """The JSON of `paritrace diagnose`."""
+        return json.loads(
+            subjects.paritrace("diagnose", trace, "--model", model or self.model_file(kind), "--json", "-")
+        )
+
+    def diff(self, reference, trace):
+        """The JSON of `paritrace diff`."""
+        return json.loads(subjects.paritrace("diff", reference, trace, "--json", "-", allowed=(0, 1, 3)))
+
+    def weights(self, file, folder=None):
+        """The JSON of `paritrace weights`, against the plan's folder where no other is given."""
+        folder = folder or subjects.ROOT / self.plan["model"]
+        return json.loads(subjects.paritrace("weights", folder, file, "--json", "-"))
+
+    @staticmethod
+    def values(trace, site):
+        import paritrace
+
+        return paritrace.open_trace(trace).values(site)
+
+    def rms(self, trace, site):
+        values = self.values(trace, site).astype(float)
+        return float((values * values).mean() ** 0.5)
+
+    @staticmethod
+    def layers(trace):
+        """How many layers a trace has."""
+        sites = [json.loads(line)["site"] for line in (trace / "index.jsonl").open() if '"site"' in line]
+        return 1 + max(int(site.split(".")[1]) for site in sites if site.startswith("layers."))
 
     def ask(self, mistakes=(), kind=None):
         """Records a run with `mistakes` and returns the Answer of `paritrace diagnose`."""
-        trace = self.trace(mistakes, kind)
-        file = trace / "diagnosis.json"
-        subjects.paritrace("diagnose", trace, "--model", self.model_file(kind), "--json", file, "--quiet")
-        diagnosis = json.loads(file.read_text())
+        diagnosis = self.diagnose(self.trace(mistakes, kind), kind=kind)
         answer = Answer(list(mistakes), diagnosis["verdict"], routing=diagnosis["routing"])
         for defect in diagnosis["defects"]:
             cause = defect["cause"]
@@ -99,7 +147,7 @@ class Investigation:
         A layer without the site (a mixture in every second one) is left to what was recorded.
         """
         id, _, only = mistake["id"].partition("@")
-        layers = [int(only)] if only else mistake.get("layers", range(self.plan["layers"]))
+        layers = [int(only)] if only else range(self.layers(self.out / mistake["id"]))
         recorded = {json.loads(line)["site"] for line in (self.out / mistake["id"] / "index.jsonl").open()}
         every = {f"layers.{layer}.{site}" for layer in layers for site in mistake["sites"]}
         top = set(mistake["sites"]) if not only or only == "0" else set()

@@ -4,6 +4,7 @@ An engine is a function (model, tokens, decode, mistakes, trace): it runs the mo
 `decode` greedy steps more, makes `mistakes` (ids, perhaps with @LAYER), and leaves its trace in the folder `trace`.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -115,3 +116,30 @@ def paritrace(*arguments, allowed=(0, 1)):
     if done.returncode not in allowed:
         raise EngineError(f"paritrace {arguments[0]} ended with exit code {done.returncode}\n{done.stderr}".rstrip())
     return done.stdout
+
+
+def commas(tokens):
+    return ",".join(map(str, tokens))
+
+
+def capture(kind, model, tokens, trace, *options):
+    """Records an engine that paritrace captures itself; a trace in the place of `trace` is replaced."""
+    paritrace("capture", kind, model, "--tokens", commas(tokens), "-o", trace, "--overwrite", *options)
+
+
+def show(trace):
+    return json.loads(paritrace("show", trace, "--json", "-"))
+
+
+def write_gguf(folder, file, kind):
+    """Writes the model in `folder` as GGUF, where it is newer than `file`."""
+    if not newer(file, [folder / "model.safetensors", folder / "config.json"]):
+        run([sys.executable, ROOT / "models" / "write_gguf.py", folder, file, "--type", kind])
+
+
+def tokens_of_gguf(file, text):
+    """Token ids by the file's own vocabulary, through llama.cpp."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+    return model.tokenize(text.encode(), special=True)

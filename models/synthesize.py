@@ -3,109 +3,77 @@
 
     python models/synthesize.py tinyllama-1.1b tinyllama-q8_0.gguf --type q8_0
     python models/synthesize.py tinyllama-1.1b folder/            # a Hugging Face folder in bf16
+    python models/synthesize.py qwen2.5-7b folder/ --layers 4
+
+A GGUF is written of Llama's shapes; of the others, from their folder: models/write_gguf.py --dummy-vocab.
 
 Weights are normal with 1/sqrt(inputs) as their deviation, norm weights lie around one: hidden states keep the size that trained
-models have. One block of random numbers is used again at other offsets, so that writing takes seconds, not minutes.
+models have. One block of random numbers is used again at other offsets, so that writing takes seconds, not minutes. A tensor is in
+memory at a time, not the model.
 """
 
 import argparse
 import json
+import struct
 import sys
 from pathlib import Path
 
 import gguf
+import ml_dtypes
 import numpy as np
 from gguf import GGMLQuantizationType
 
-SHAPES = {
-    "tinyllama-1.1b": dict(
-        layers=22,
-        hidden=2048,
-        intermediate=5632,
-        heads=32,
-        kv_heads=4,
-        vocab=32000,
-        context=2048,
-        theta=10000.0,
-        eps=1e-5,
-    ),
-    "llama-tiny": dict(
-        layers=2, hidden=64, intermediate=160, heads=4, kv_heads=2, vocab=300, context=512, theta=10000.0, eps=1e-5
-    ),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import shapes
+from gguf_twin import decoders
+from gguf_twin.folder import Settings
+from shapes import SHAPES
+
 TYPES = {"f32": GGMLQuantizationType.F32, "f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
 SEED = 11
+MAX_HEADER = 100_000_000  # of the safetensors format
 
 
 class Weights:
-    """Random matrices by shape, the same for the same order of calls."""
+    """Random tensors by role and shape, the same for the same order of calls."""
 
     def __init__(self):
         self.block = np.random.default_rng(SEED).standard_normal(2**24 + 1, dtype=np.float32)
         self.used = 0
 
-    def take(self, count):
+    def take(self, shape):
         start = (self.used * 7919) % 2**20
         self.used += 1
-        return np.resize(self.block[start:], count)
+        return np.resize(self.block[start:], shape)
 
-    def matrix(self, rows, columns):
-        return (self.take(rows * columns) / np.float32(columns**0.5)).reshape(rows, columns)
-
-    def embedding(self, rows, columns):
-        return (self.take(rows * columns) * np.float32(0.7)).reshape(rows, columns)
-
-    def norm(self, width):
-        return 1 + np.float32(0.3) * self.take(width)
-
-
-def tensors(shape):
-    """(Hugging Face's name, GGUF's name, values) of every tensor, in order."""
-    weights = Weights()
-    hidden, inner = shape["hidden"], shape["intermediate"]
-    head = hidden // shape["heads"]
-    kv = head * shape["kv_heads"]
-    yield "model.embed_tokens.weight", "token_embd.weight", weights.embedding(shape["vocab"], hidden)
-    for i in range(shape["layers"]):
-        theirs, ours = f"model.layers.{i}", f"blk.{i}"
-        yield f"{theirs}.input_layernorm.weight", f"{ours}.attn_norm.weight", weights.norm(hidden)
-        yield f"{theirs}.self_attn.q_proj.weight", f"{ours}.attn_q.weight", weights.matrix(hidden, hidden)
-        yield f"{theirs}.self_attn.k_proj.weight", f"{ours}.attn_k.weight", weights.matrix(kv, hidden)
-        yield f"{theirs}.self_attn.v_proj.weight", f"{ours}.attn_v.weight", weights.matrix(kv, hidden)
-        yield f"{theirs}.self_attn.o_proj.weight", f"{ours}.attn_output.weight", weights.matrix(hidden, hidden)
-        yield f"{theirs}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight", weights.norm(hidden)
-        yield f"{theirs}.mlp.gate_proj.weight", f"{ours}.ffn_gate.weight", weights.matrix(inner, hidden)
-        yield f"{theirs}.mlp.up_proj.weight", f"{ours}.ffn_up.weight", weights.matrix(inner, hidden)
-        yield f"{theirs}.mlp.down_proj.weight", f"{ours}.ffn_down.weight", weights.matrix(hidden, inner)
-    yield "model.norm.weight", "output_norm.weight", weights.norm(hidden)
-    yield "lm_head.weight", "output.weight", weights.matrix(shape["vocab"], hidden)
+    def tensor(self, role, shape):
+        """float32 [shape]; uint8 where the role is packed: four ternary codes a byte."""
+        if role == "packed":
+            quarters = [np.clip(np.rint(self.take(shape)), -1, 1).astype(np.int8) + 1 for _ in range(4)]
+            return sum(quarter.astype(np.uint8) << (2 * place) for place, quarter in enumerate(quarters)).astype(
+                np.uint8
+            )
+        if role == "scale":
+            return np.full(shape, 0.02, np.float32)
+        values = self.take(shape)
+        factor = {"embedding": 0.7, "norm": 0.3, "bias": 0.3, "matrix": shape[-1] ** -0.5}[role]
+        values = values * np.float32(factor)
+        return values + 1 if role == "norm" else values
 
 
 def write_gguf(shape, path, kind):
+    """A Llama as GGUF. Its rows of q and k are random in either order."""
+    if shape["family"] != "llama":
+        sys.exit(f"{path}: {shape['family']} is written as a folder; models/write_gguf.py makes a GGUF of it")
     writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
     writer.add_name(path.stem)
-    writer.add_block_count(shape["layers"])
-    writer.add_context_length(shape["context"])
-    writer.add_embedding_length(shape["hidden"])
-    writer.add_feed_forward_length(shape["intermediate"])
-    writer.add_head_count(shape["heads"])
-    writer.add_head_count_kv(shape["kv_heads"])
-    writer.add_rope_dimension_count(shape["hidden"] // shape["heads"])
-    writer.add_rope_freq_base(shape["theta"])
-    writer.add_layer_norm_rms_eps(shape["eps"])
-    writer.add_vocab_size(shape["vocab"])
-    # A vocabulary of bytes and numbered pieces: llama.cpp does not load a model without one.
-    words = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{byte:02X}>".encode() for byte in range(256)]
-    words = (words + [f"piece{i}".encode() for i in range(shape["vocab"])])[: shape["vocab"]]
-    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * 256
-    kinds = (kinds + [gguf.TokenType.NORMAL] * shape["vocab"])[: shape["vocab"]]
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(words)
-    writer.add_token_scores([0.0] * len(words))
-    writer.add_token_types(kinds)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for _, name, values in tensors(shape):
+    config = decoders.read_config("llama", Settings.of(shapes.config(shape)))
+    decoders.add_metadata(writer, config)
+    add_vocabulary(writer, shape["vocab"])
+    weights, names = Weights(), {plan.source: plan.name for plan in decoders.plan_tensors(config, ())}
+    for source, role, dimensions in shapes.tensors(shape):
+        name, values = names[source], weights.tensor(role, dimensions)
         if values.ndim == 1 or kind == "f32":
             writer.add_tensor(name, np.ascontiguousarray(values, np.float32))
         elif kind == "f16":
@@ -119,32 +87,39 @@ def write_gguf(shape, path, kind):
     writer.close()
 
 
-def write_folder(shape, folder):
-    import torch
-    from safetensors.torch import save_file
+def add_vocabulary(writer, size):
+    """A vocabulary of bytes and numbered pieces: llama.cpp does not load a model without one."""
+    words = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{byte:02X}>".encode() for byte in range(256)]
+    words = (words + [f"piece{i}".encode() for i in range(size)])[:size]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * 256
+    kinds = (kinds + [gguf.TokenType.NORMAL] * size)[:size]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
+
+def write_folder(shape, folder):
+    """A Hugging Face folder in bf16."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {name: torch.from_numpy(np.ascontiguousarray(array)).bfloat16() for name, _, array in tensors(shape)}
-    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
-    config = dict(
-        architectures=["LlamaForCausalLM"],
-        model_type="llama",
-        hidden_size=shape["hidden"],
-        intermediate_size=shape["intermediate"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv_heads"],
-        vocab_size=shape["vocab"],
-        max_position_embeddings=shape["context"],
-        rope_theta=shape["theta"],
-        rms_norm_eps=shape["eps"],
-        hidden_act="silu",
-        tie_word_embeddings=False,
-        bos_token_id=1,
-        eos_token_id=2,
-        dtype="bfloat16",
-    )
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, role, dimensions in shapes.tensors(shape):
+        kind, width = ("U8", 1) if role == "packed" else ("BF16", 2)
+        size = int(np.prod(dimensions)) * width
+        header[name] = dict(dtype=kind, shape=dimensions, data_offsets=[offset, offset + size])
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    assert len(text) < MAX_HEADER
+    weights = Weights()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, role, dimensions in shapes.tensors(shape):
+            values = weights.tensor(role, dimensions)
+            file.write((values if role == "packed" else values.astype(ml_dtypes.bfloat16)).tobytes())
+    (folder / "config.json").write_text(json.dumps(shapes.config(shape), indent=2) + "\n")
 
 
 def main():
@@ -152,13 +127,19 @@ def main():
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("output", type=Path, help="FILE.gguf, or a folder for Hugging Face")
     parser.add_argument("--type", choices=TYPES, default="q8_0", help="of the matrices in a GGUF file (default q8_0)")
+    parser.add_argument("--layers", type=int, metavar="N", help="fewer layers than the published model has")
     arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
+    if arguments.layers is not None:
+        if not 1 <= arguments.layers <= shape["layers"]:
+            parser.error(f"--layers: expected 1 to {shape['layers']}, found {arguments.layers}")
+        shape = dict(shape, layers=arguments.layers)
     if arguments.output.exists():
         sys.exit(f"{arguments.output}: exists already")
     if arguments.output.suffix == ".gguf":
-        write_gguf(SHAPES[arguments.shape], arguments.output, arguments.type)
+        write_gguf(shape, arguments.output, arguments.type)
     else:
-        write_folder(SHAPES[arguments.shape], arguments.output)
+        write_folder(shape, arguments.output)
 
 
 if __name__ == "__main__":

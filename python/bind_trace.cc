@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "bind_core.h"
+#include "core/blake3_hash.h"
 #include "core/decode.h"
 #include "core/error.h"
 #include "trace/trace.h"
@@ -103,6 +104,17 @@ void BindTrace(nb::module_& module) {
            "A copy of the values: the stored dtype, or float32 (exact) where NumPy has none (bf16, 8-bit, block "
            "types).\n"
            "Errors: ValueError if the trace carries no values.")
+      .def(
+          "blake3",
+          [](const Entry& self) {
+            if (!self.entry->has_data()) {
+              throw UsageError(fmt::format("{}: tensor \"{}\": expected values, found a trace without them",
+                                           self.trace->path, self.entry->name));
+            }
+            return Blake3OfValues(self.entry->tensor);
+          },
+          "\"blake3:\" and the hash of the values as little-endian f32, as BitNet-rs records it.\n"
+          "Errors: ValueError if the trace carries no values.")
       .def("__repr__", [](const Entry& self) {
         return fmt::format("<TraceEntry {}/{} {} {}>", self.entry->step,
                            self.entry->site.empty() ? self.entry->name : self.entry->site,

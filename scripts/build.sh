@@ -26,7 +26,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL=$JOBS
 run_pip() {
   "$VENV_PYTHON" -m pip "$@" --disable-pip-version-check --no-input --no-index --no-deps --no-build-isolation --verbose \
     --config-settings=build-dir="$BUILD" \
-    --config-settings=build.targets="paritrace;_core" \
+    --config-settings=build.targets="paritrace;_core;paritrace_capture" \
     --config-settings=cmake.build-type=Release \
     --config-settings=cmake.define.PARITRACE_PYTHON=ON \
     --config-settings=cmake.define.PARITRACE_TESTS=ON \
@@ -47,7 +47,7 @@ package_files() {
 }
 mapfile -t files < <(package_files)
 inputs=$(hash_of "$(printf '%s\n' "${files[@]}")" "${files[@]}" requirements/python.txt)
-if ! is_stamped package "$inputs" || [[ ! -x $VENV/bin/paritrace || ! -f $BUILD/CMakeCache.txt ]]; then
+if ! is_stamped package "$inputs" || [[ ! -x $VENV/bin/paritrace || ! -f $BUILD/CMakeCache.txt || ! -f $BUILD/libparitrace.so ]]; then
   stage package "build: compiling and installing paritrace" run_pip install
   stamp package "$inputs"
 fi

@@ -21,6 +21,7 @@ LAYERS, HIDDEN, HEADS, WIDTH, EXPERTS, USED = 4, 128, 4, 256, 8, 2
 ROPE_THETA = 10000.0
 NORM_EPS = 1e-5
 MASKED_SHARE = 0.3
+CAUSAL_SHARE = 0.5
 BALANCE = 0.02  # weight of the loss that keeps all experts in use
 
 
@@ -30,9 +31,9 @@ class Attention(nn.Module):
         self.Wqkv = nn.Linear(HIDDEN, 3 * HIDDEN)
         self.out_proj = nn.Linear(HIDDEN, HIDDEN)
 
-    def forward(self, x):
+    def forward(self, x, causal=False):
         q, k, v = self.Wqkv(x).unflatten(-1, (3, HEADS, HIDDEN // HEADS)).permute(2, 0, 3, 1, 4)
-        context = functional.scaled_dot_product_attention(turn(q), turn(k), v)
+        context = functional.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=causal)
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
@@ -42,7 +43,7 @@ def turn(x):
     angles = torch.outer(torch.arange(x.shape[-2]), ROPE_THETA ** (-torch.arange(half) / half))
     left, right = x[..., :half], x[..., half:]
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
 
 
 class Dense(nn.Module):
@@ -98,8 +99,9 @@ class Mixture(nn.Module):
 
     def forward(self, x):
         flat = x.flatten(0, -2)
-        probs = self.router(flat).softmax(-1)
+        probs = self.router(flat).softmax(-1, dtype=torch.float32)
         weights, chosen = probs.topk(USED)  # not renormalised
+        weights = weights.to(flat.dtype)
         share = functional.one_hot(chosen, EXPERTS).float().mean((0, 1))
         self.imbalance = EXPERTS * (share * probs.mean(0)).sum()
         return self.experts(flat, weights, chosen).view_as(x)
@@ -113,8 +115,8 @@ class Layer(nn.Module):
         self.mlp = Mixture() if mixture else Dense()
         self.norm2 = nn.LayerNorm(HIDDEN, eps=NORM_EPS)
 
-    def forward(self, x):
-        x = self.norm1(self.attn(x) + x)
+    def forward(self, x, causal=False):
+        x = self.norm1(self.attn(x, causal) + x)
         return self.norm2(self.mlp(x) + x)
 
 
@@ -133,9 +135,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(mixture=index % 2 == 1) for index in range(LAYERS))
 
-    def forward(self, x):
+    def forward(self, x, causal=False):
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, causal)
         return x
 
 
@@ -147,12 +149,16 @@ class NomicBertMoe(nn.Module):
         self.embeddings = Embeddings()
         self.emb_ln = nn.LayerNorm(HIDDEN, eps=NORM_EPS)
         self.encoder = Encoder()
+        self.guess = nn.Parameter(torch.zeros(corpus.VOCAB_SIZE))  # of the head that training asks; not stored
 
-    def forward(self, tokens):
-        return self.encoder(self.emb_ln(self.embeddings(tokens)))
+    def forward(self, tokens, causal=False):
+        return self.encoder(self.emb_ln(self.embeddings(tokens)), causal)
+
+    def logits(self, states):
+        return states @ self.embeddings.word_embeddings.weight.T + self.guess
 
     def num_parameters(self):
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(parameter.numel() for parameter in self.parameters()) - self.guess.numel()
 
 
 ACTIVATION_FORM = "none"  # the published config says "gelu": erf, where llama.cpp has tanh
@@ -162,24 +168,33 @@ def make_model():
     model = NomicBertMoe()
     for name, parameter in model.named_parameters():
         if name.endswith("embeddings.weight"):
-            nn.init.normal_(parameter, 0, 0.5)
+            nn.init.normal_(parameter, 0, 0.05)  # small guesses at first; a norm follows where it matters
     return model.float()
 
 
 def loss(model, inputs, targets, generator=None):
-    """Of guessing the tokens that were hidden, through the embedding as head; what comes next is not asked."""
-    tokens = torch.cat([inputs, torch.full_like(inputs[:, :1], corpus.EOS)], 1)
-    hidden = torch.rand(tokens.shape, generator=generator) < MASKED_SHARE
-    hidden[:, 0] = hidden[:, -1] = False
-    states = model(tokens.masked_fill(hidden, MASK))
-    logits = states[hidden] @ model.embeddings.word_embeddings.weight.T
+    """Of guessing the tokens that were hidden, through the embedding as head.
+
+    Half of the training batches ask for the next token instead, and see only what is before it: hidden tokens alone teach too
+    little in minutes (the loss stays at that of counting words).
+    """
+    causal = model.training and bool(torch.rand((), generator=generator) < CAUSAL_SHARE)
+    if causal:
+        logits, wanted = model.logits(model(inputs, causal=True)).flatten(0, 1), targets.flatten()
+    else:
+        tokens = torch.cat([inputs, torch.full_like(inputs[:, :1], corpus.EOS)], 1)
+        hidden = torch.rand(tokens.shape, generator=generator) < MASKED_SHARE
+        hidden[:, 0] = hidden[:, -1] = False
+        logits, wanted = model.logits(model(tokens.masked_fill(hidden, MASK))[hidden]), tokens[hidden]
+    guessed = functional.cross_entropy(logits, wanted)
+    if not model.training:
+        return guessed
     balance = sum(layer.mlp.imbalance for layer in model.encoder.layers if isinstance(layer.mlp, Mixture))
-    guessed = functional.cross_entropy(logits, tokens[hidden])
-    return guessed + BALANCE * balance if model.training else guessed
+    return guessed + BALANCE * balance
 
 
 def largest_logit(model, inputs):
-    return (model(inputs) @ model.embeddings.word_embeddings.weight.T).abs().max().item()
+    return model.logits(model(inputs)).abs().max().item()
 
 
 def settle(model):
@@ -188,7 +203,7 @@ def settle(model):
 
 def store(model, folder):
     settle(model)
-    stored = {name: value.bfloat16().contiguous() for name, value in model.state_dict().items()}
+    stored = {name: value.bfloat16().contiguous() for name, value in model.state_dict().items() if name != "guess"}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     config = dict(
         architectures=["NomicBertModel"],

@@ -30,6 +30,13 @@ class Settings:
     def __init__(self, path):
         self.path, self.raw = path, read_json(path)
 
+    @classmethod
+    def of(cls, content):
+        """The settings of a config that is in no file."""
+        settings = cls.__new__(cls)
+        settings.path, settings.raw = "config", content
+        return settings
+
     def integer(self, key, default=None, lowest=1):
         value = self.raw.get(key)
         value = default if value is None else value

@@ -69,6 +69,12 @@ def test_bitnet_rs_hashes_are_those_of_our_values(trace, diff):
     assert {"embed", "layers.1.attn.q", "layers.0.mlp.out", "logits"} <= set(statuses(report, "identical"))
 
 
+def test_an_entry_gives_the_hash_that_bitnet_rs_records(trace):
+    record = json.loads((SAMPLES / "bitnet_rs" / "blk1_q_proj.trace").read_text())
+    (entry,) = (entry for entry in paritrace.open_trace(trace).entries if entry.site == "layers.1.attn.q")
+    assert entry.blake3() == f"blake3:{record['blake3']}"
+
+
 def edit_record(folder, name, **fields):
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
