@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from paritrace import torch_threads
 from paritrace.errors import InputError, check_tokens, first_line
 from paritrace.recording import Recording
 from paritrace.torch_tap import TorchTap
@@ -34,6 +35,7 @@ def capture(model, path, mode="full", overwrite=False, text=None, inputs=None):
     if inputs is None:
         inputs = not hasattr(getattr(model, "config", None), "model_type")
     recording = Recording(path, header_of(getattr(model, "_orig_mod", model), text), mode, overwrite)
+    torch_threads.lend(recording)
     try:
         with TorchTap(model, recording, inputs):
             yield recording

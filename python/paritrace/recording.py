@@ -74,6 +74,11 @@ class Recording:
         self._writer.record(self.step, name, site, array, dtype, shape)
         self.count += 1
 
+    def use_openmp(self, library, threads):
+        """What this thread records is looked at on `threads` threads of the OpenMP library it computes with: a file of a libgomp
+        that is loaded. Before the first tensor."""
+        self._writer.use_openmp(library, threads)
+
     def flush(self):
         """Waits until all that was recorded is in the files. Errors: ValueError if it could not be written."""
         self._writer.flush()

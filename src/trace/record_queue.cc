@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -108,16 +109,28 @@ class AllSignalsBlocked {
   sigset_t before_;
 };
 
-// As CopyContiguous, on the team's threads where that is worth their while. Our own are not asked: several of an engine's
-// threads may be copying.
-void Copy(const StridedTensor& tensor, std::byte* out, std::uint64_t bytes, bool on_team) {
-  constexpr std::int64_t kCopyGrain = 512 << 10;
-  const auto size = static_cast<std::int64_t>(bytes);
-  if (!on_team || !tensor.strides.empty() || size <= kCopyGrain) return CopyContiguous(tensor, out);
-  ParallelFor(size, kCopyGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::memcpy(out + begin, tensor.data + begin, static_cast<std::size_t>(end - begin));
-  });
-}
+// A write beyond a file size limit comes back as an error, and not as the signal SIGXFSZ, which would end the engine.
+class NoFileSizeSignal {
+ public:
+  NoFileSizeSignal() {
+    sigemptyset(&signal_);
+    sigaddset(&signal_, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &signal_, &before_);
+  }
+  ~NoFileSizeSignal() {
+    if (sigismember(&before_, SIGXFSZ) == 1) return;
+    // Taken back first: it would be delivered at once.
+    const timespec at_once{};
+    while (sigtimedwait(&signal_, nullptr, &at_once) < 0 && errno == EINTR) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  NoFileSizeSignal(const NoFileSizeSignal&) = delete;
+  NoFileSizeSignal& operator=(const NoFileSizeSignal&) = delete;
+
+ private:
+  sigset_t signal_, before_;
+};
 
 }  // namespace
 
@@ -128,6 +141,34 @@ struct RecordQueue::State {
     const int count = copies ? std::clamp(ThreadCount(), 1, 2) : 1;
     const AllSignalsBlocked inherited_by_the_threads;
     for (int i = 0; i < count; ++i) threads.emplace_back([this] { Work(); });
+  }
+
+  // Gives the job its place in the order, once everything before it is written.
+  void AdmitAlone(Job& job) {
+    std::unique_lock lock(mutex);
+    room.wait(lock, [&] { return failed || next == written; });
+    ThrowIfFailed();
+    job.seq = next++;
+  }
+
+  // Records without a copy, on the engine's own threads: they wait awake between two ops, and a thread of ours that wrote
+  // meanwhile would take a core from them for longer than the write takes.
+  void RecordHere(Job job, const StridedTensor& tensor, std::uint64_t bytes) {
+    AdmitAlone(job);
+    try {
+      job.tensor.bytes = {tensor.data, bytes};
+      job.entry = writer->Describe(job.step, job.name, job.site, job.tensor);
+    } catch (...) {
+      GiveUp(std::move(job));
+      throw;
+    }
+    const NoFileSizeSignal errors_only;
+    const std::int64_t seq = job.seq;
+    std::unique_lock lock(mutex);
+    described.emplace(seq, std::move(job));
+    if (CanAppend()) AppendAll(lock);
+    room.wait(lock, [&] { return written > seq; });
+    ThrowIfFailed();
   }
 
   // Gives the job its place in the order, and room for its copy where one is made.
@@ -294,12 +335,13 @@ void RecordQueue::Record(int step, std::string_view name, std::string_view site,
   job.site = site;
   job.tensor.dtype = tensor.dtype;
   job.tensor.shape = tensor.shape;
+  const bool has_team = state.team && std::this_thread::get_id() == state.team_thread;
+  const OnTeam on_team(has_team ? &state.team : nullptr);
+  if (has_team && state.copies && tensor.strides.empty()) return state.RecordHere(std::move(job), tensor, size);
   state.Admit(job, size);
   try {
-    const bool has_team = state.team && std::this_thread::get_id() == state.team_thread;
-    const OnTeam on_team(has_team ? &state.team : nullptr);
     if (state.copies) {
-      Copy(tensor, const_cast<std::byte*>(job.tensor.bytes.data()), size, has_team);
+      CopyContiguous(tensor, const_cast<std::byte*>(job.tensor.bytes.data()));
     } else {
       std::unique_ptr<std::byte[]> gathered;
       job.tensor.bytes = {tensor.data, size};

@@ -40,8 +40,8 @@ class RecordQueue {
   RecordQueue(const RecordQueue&) = delete;
   RecordQueue& operator=(const RecordQueue&) = delete;
 
-  // Threads on which Record may look at large tensors and copy them, where it is called on the engine's own thread. Before
-  // the first Record.
+  // Threads on which Record may look at large tensors where it is called on this thread, the engine's own. There values
+  // are written before Record returns, without a copy. Before the first Record.
   void UseTeam(Team team);
 
   // Any thread. The tensor's place in the order of execution is that of the beginning of the call; its memory is free to

@@ -1,6 +1,7 @@
 // What a line of the index says about a tensor's values beside their hash, in as few looks at them as possible.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -13,5 +14,9 @@ namespace paritrace {
 // does not depend on how many there are.
 // Errors: as of DecodeF64.
 [[nodiscard]] nlohmann::ordered_json Summarise(const TensorView& tensor, std::string_view site, bool digest);
+
+// The same, and HashBytes of the tensor in `hash`: one core hashes while the others look at the values.
+[[nodiscard]] nlohmann::ordered_json SummariseAndHash(const TensorView& tensor, std::string_view site, bool digest,
+                                                      std::string& hash);
 
 }  // namespace paritrace

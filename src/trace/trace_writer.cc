@@ -1,6 +1,7 @@
 #include "trace/trace_writer.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -221,21 +222,49 @@ struct TraceWriter::State {
   bool closed = false;
   std::mutex summaries_mutex;
   std::unordered_map<std::string, Json> summaries;  // of the last tensors, by hash and all else that they follow from
+  std::array<std::pair<const std::byte*, std::size_t>, kMostSummaries> places{};  // where the last ones lay
+  std::size_t next_place = 0;
 
-  // Any thread.
-  Json SummaryOf(const TensorView& tensor, std::string_view site, const std::string& hash) {
-    if (tensor.bytes.size() < kWorthSharing) return Summarise(tensor, site, mode == Mode::kDigest);
-    const std::string key =
-        fmt::format("{} {} {} {}", hash, Name(tensor.dtype), ToString(tensor.shape), site.ends_with(".attn.scores"));
+  // Adds hash and summary of the tensor to its line. Any thread.
+  void Look(const TensorView& tensor, std::string_view site, Json& index) {
+    const bool digest = mode == Mode::kDigest;
+    if (tensor.bytes.size() < kWorthSharing || !IsWhereOneWas(tensor)) {
+      std::string hash;
+      Json summary = SummariseAndHash(tensor, site, digest, hash);
+      index["hash"] = hash;
+      index.update(summary);
+      if (tensor.bytes.size() >= kWorthSharing) Remember(KeyOf(tensor, site, hash), std::move(summary));
+      return;
+    }
+    // Perhaps the same values again: the hash alone may do.
+    const std::string hash = HashBytes(tensor.bytes), key = KeyOf(tensor, site, hash);
+    index["hash"] = hash;
     {
       const std::scoped_lock lock(summaries_mutex);
-      if (const auto found = summaries.find(key); found != summaries.end()) return found->second;
+      if (const auto found = summaries.find(key); found != summaries.end()) return index.update(found->second);
     }
-    Json summary = Summarise(tensor, site, mode == Mode::kDigest);
+    Json summary = Summarise(tensor, site, digest);
+    index.update(summary);
+    Remember(key, std::move(summary));
+  }
+
+  // Whether a tensor of that size lay there lately; it does from now on.
+  bool IsWhereOneWas(const TensorView& tensor) {
+    const std::pair<const std::byte*, std::size_t> place{tensor.bytes.data(), tensor.bytes.size()};
+    const std::scoped_lock lock(summaries_mutex);
+    if (std::find(places.begin(), places.end(), place) != places.end()) return true;
+    places[next_place++ % places.size()] = place;
+    return false;
+  }
+
+  static std::string KeyOf(const TensorView& tensor, std::string_view site, const std::string& hash) {
+    return fmt::format("{} {} {} {}", hash, Name(tensor.dtype), ToString(tensor.shape), site.ends_with(".attn.scores"));
+  }
+
+  void Remember(const std::string& key, Json summary) {
     const std::scoped_lock lock(summaries_mutex);
     if (summaries.size() >= kMostSummaries) summaries.clear();
-    summaries.emplace(key, summary);
-    return summary;
+    summaries.emplace(key, std::move(summary));
   }
 
   void Merge(const Json& changes, std::string_view status) {
@@ -280,8 +309,7 @@ TraceWriter::Entry TraceWriter::Describe(int step, std::string_view name, std::s
   if (!site.empty()) index["site"] = site;
   index["shape"] = tensor.shape;
   index["dtype"] = Name(tensor.dtype);
-  index["hash"] = HashBytes(tensor.bytes);
-  index.update(state_->SummaryOf(tensor, site, index["hash"].get_ref<const std::string&>()));
+  state_->Look(tensor, site, index);
   return entry;
 }
 

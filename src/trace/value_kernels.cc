@@ -137,32 +137,6 @@ void Add(const T* values, std::int64_t count, double mask_bound, Moments& moment
   AddAll(values, count, mask_bound, moments);
 }
 
-PARITRACE_ALWAYS_INLINE double Keep(double* values, std::int64_t count, double mask_bound) {
-  const D4 bound = D4{} + mask_bound;
-  D4 squares[2] = {};
-  std::int64_t i = 0;
-  for (; i + kBlockLanes <= count; i += kBlockLanes) {
-    for (std::int64_t p = 0; p < 2; ++p) {
-      const D4 value = Load(values + i + p * kWidth);
-      const D4 rest = Masked(value, (value - value == 0.0) & ~(value <= bound));
-      Store(rest, values + i + p * kWidth);
-      squares[p] += rest * rest;
-    }
-  }
-  double lanes[kBlockLanes];
-  std::memcpy(lanes, squares, sizeof lanes);
-  for (; i < count; ++i) {
-    if (!std::isfinite(values[i]) || values[i] <= mask_bound) values[i] = 0;
-    lanes[i % kBlockLanes] += values[i] * values[i];
-  }
-  double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  return sum;
-}
-PARITRACE_TARGET_AVX2 double KeepAvx2(double* values, std::int64_t count, double mask_bound) {
-  return Keep(values, count, mask_bound);
-}
-
 // SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): every output bit depends on every bit of the index.
 constexpr std::uint64_t kSeed = 0x7061726974726163ull;
 PARITRACE_ALWAYS_INLINE U4 Mix(U4 index) {
@@ -299,16 +273,6 @@ void AddMoments(const float* values, std::int64_t count, double mask_bound, Mome
 }
 void AddMoments(const double* values, std::int64_t count, double mask_bound, Moments& moments) {
   Add(values, count, mask_bound, moments);
-}
-
-double KeepFinite(double* values, std::int64_t count, double mask_bound) {
-  if (ActiveCpuTarget() >= CpuTarget::kAvx2) return KeepAvx2(values, count, mask_bound);
-  return Keep(values, count, mask_bound);
-}
-
-void AddToSketch(const double* values, std::int64_t column, std::int64_t count, std::uint64_t block, std::int64_t width,
-                 double* buckets) {
-  (void)AddRow(values, column, count, std::numeric_limits<double>::quiet_NaN(), block, width, buckets);
 }
 
 double AddRow(const float* values, std::int64_t column, std::int64_t count, double mask_bound, std::uint64_t block,

@@ -25,16 +25,6 @@ struct Moments {
 void AddMoments(const float* values, std::int64_t count, double mask_bound, Moments& moments);
 void AddMoments(const double* values, std::int64_t count, double mask_bound, Moments& moments);
 
-// Replaces what is not finite, and what is up to `mask_bound`, by 0, and returns the sum of squares of the rest.
-double KeepFinite(double* values, std::int64_t count, double mask_bound);
-
 inline constexpr std::int64_t kBlockLanes = 8;
-
-// Adds a stretch of one row to a group's buckets, by the hashes of docs/trace-format.md, "Digests".
-//   values   [count] of columns [column, column + count) of the row, all finite
-//   block    index of the row's first block; block + column / 8 is that of the first value
-//   buckets  [4, width], width a multiple of kBlockLanes
-void AddToSketch(const double* values, std::int64_t column, std::int64_t count, std::uint64_t block, std::int64_t width,
-                 double* buckets);
 
 }  // namespace paritrace

@@ -170,8 +170,28 @@ PARITRACE_INLINE_AVX512 __m512i Mix(__m512i index) {
 // What eight blocks' hashes ask for.
 struct Hashes {
   alignas(64) std::uint64_t all[8];
-  alignas(64) std::int64_t turns[4][8];  // only the low three bits count
+
+  // Of the 16 bits that a hash has: the lower eight are signs, the next three the turn.
+  [[nodiscard]] __mmask8 Signs(std::int64_t block, int hash) const { return Byte(block, 2 * hash); }
+  [[nodiscard]] unsigned Turn(std::int64_t block, int hash) const { return Byte(block, 2 * hash + 1) & 7u; }
+
+ private:
+  [[nodiscard]] unsigned char Byte(std::int64_t block, int at) const {
+    return reinterpret_cast<const unsigned char*>(all)[8 * block + at];  // x86 is little-endian
+  }
 };
+
+// Lane l takes lane l - turn.
+struct TurnTable {
+  alignas(64) std::int64_t from[8][8];
+};
+constexpr TurnTable kTurns = [] {
+  TurnTable table{};
+  for (int turn = 0; turn < 8; ++turn) {
+    for (int lane = 0; lane < 8; ++lane) table.from[turn][lane] = (lane - turn) & 7;
+  }
+  return table;
+}();
 
 // block: the first of them.
 PARITRACE_INLINE_AVX512 Hashes HashesFrom(std::uint64_t block) {
@@ -179,20 +199,13 @@ PARITRACE_INLINE_AVX512 Hashes HashesFrom(std::uint64_t block) {
       _mm512_add_epi64(_mm512_set1_epi64(static_cast<std::int64_t>(block)), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0)));
   Hashes hashes;
   _mm512_store_si512(hashes.all, mixed);
-  _mm512_store_si512(hashes.turns[0], _mm512_maskz_srli_epi64(kAll8, mixed, 8));
-  _mm512_store_si512(hashes.turns[1], _mm512_maskz_srli_epi64(kAll8, mixed, 24));
-  _mm512_store_si512(hashes.turns[2], _mm512_maskz_srli_epi64(kAll8, mixed, 40));
-  _mm512_store_si512(hashes.turns[3], _mm512_maskz_srli_epi64(kAll8, mixed, 56));
   return hashes;
 }
 
 PARITRACE_INLINE_AVX512 __m512d Turned(__m512d values, const Hashes& hashes, std::int64_t block, int hash) {
-  const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-  // Lane l takes lane l - turn; the permutation looks at the index's low three bits only.
-  const __m512i from = _mm512_sub_epi64(lanes, _mm512_set1_epi64(hashes.turns[hash][block]));
+  const __m512i from = _mm512_load_si512(kTurns.from[hashes.Turn(block, hash)]);
   const __m512d turned = _mm512_maskz_permutexvar_pd(kAll8, from, values);
-  const auto signs = static_cast<__mmask8>(hashes.all[block] >> (16 * hash));
-  return _mm512_mask_xor_pd(turned, signs, turned, _mm512_set1_pd(-0.0));
+  return _mm512_mask_xor_pd(turned, hashes.Signs(block, hash), turned, _mm512_set1_pd(-0.0));
 }
 
 // The block whose lane 0 is column `begin`; lanes that the stretch does not reach are 0, and not read.

@@ -131,24 +131,6 @@ TEST(ValueKernels, SquaresMayOverflowWhereNoValueDoes) {
   });
 }
 
-TEST(ValueKernels, KeepFiniteLeavesTheRestAsItIs) {
-  for (const std::size_t length : kLengths) {
-    auto values = Values<double>(length, 6);
-    for (std::size_t i = 0; i < length; i += 5) values[i] = std::array{kNaN, kInf, -kInf, -100.0, -0.0}[i / 5 % 5];
-    OnEveryTarget([&](CpuTarget) {
-      auto kept = values;
-      long double squares = 0;
-      const double got = KeepFinite(kept.data(), static_cast<std::int64_t>(length), -50);
-      for (std::size_t i = 0; i < length; ++i) {
-        const bool goes = !std::isfinite(values[i]) || values[i] <= -50;
-        ASSERT_EQ(kept[i], goes ? 0 : values[i]) << i;
-        squares += static_cast<long double>(kept[i]) * kept[i];
-      }
-      EXPECT_NEAR(got, static_cast<double>(squares), 1e-12 * static_cast<double>(squares));
-    });
-  }
-}
-
 // The formula of docs/trace-format.md, value by value.
 template <typename T>
 std::vector<double> SketchOneByOne(const std::vector<T>& values, std::int64_t column, std::uint64_t first,

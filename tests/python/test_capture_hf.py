@@ -12,7 +12,7 @@ import paritrace
 import pytest
 import torch
 import transformers
-from paritrace import hf
+from paritrace import hf, torch_threads
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import AttentionInterface
@@ -707,3 +707,14 @@ def test_values_that_two_modules_share_are_stored_once(tmp_path):
     values = {entry.name: entry.numpy() for entry in trace.entries}
     assert np.array_equal(values[given], values[handed_on])
     assert len(trace.values("layers.0.mlp.act")) == 96
+
+
+def test_torch_lends_its_threads(tmp_path):
+    """Where torch computes with one libgomp, what appears is written from where it is: it is there when the call is over."""
+    linear = nn.Linear(512, 512)
+    with paritrace.capture(linear, tmp_path / "t") as recording, torch.no_grad():
+        assert (torch_threads._loaded_library() is not None) == torch.backends.openmp.is_available()
+        result = linear(torch.ones(256, 512))
+        assert len(paritrace.open_trace(tmp_path / "t").entries) == recording.count == 2
+    trace = paritrace.open_trace(tmp_path / "t")
+    assert np.array_equal(trace.entries[-1].numpy(), result.numpy())
