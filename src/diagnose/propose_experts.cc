@@ -64,19 +64,21 @@ void ProposeWeighting(const SearchSite& site, const Node& node, std::vector<Hypo
 
 // Experts of which every token that uses them is off, while other tokens are right. All where no token is right.
 std::vector<std::int64_t> Suspects(const SearchSite& site, const Node& node) {
+  constexpr double kNoises = 3;  // of a whole row, whose root mean square is sure to some percent
   const auto count = static_cast<std::int64_t>(std::get<ExpertsOp>(node.op).experts.size());
   const Value& chosen = site.replay().Input(node.inputs[1]);
   const Value& recorded = site.replay().recording().At(site.target().id).value;
-  const Value& exact = site.replay().Exact(site.target().id);
+  const Value &exact = site.replay().Exact(site.target().id), &sampled = site.replay().Sampled(site.target().id);
   std::vector<bool> seen(static_cast<std::size_t>(count)), cleared(static_cast<std::size_t>(count));
   for (std::int64_t t = 0; t < chosen.rows() && t < recorded.rows(); ++t) {
-    double error = 0, signal = 0;
+    double error = 0, signal = 0, noise = 0;
     for (std::size_t i = 0; i < recorded.row(t).size(); ++i) {
       error += std::pow(recorded.row(t)[i] - exact.row(t)[i], 2);
       signal += std::pow(exact.row(t)[i], 2);
+      noise += std::pow(sampled.row(t)[i] - exact.row(t)[i], 2);
     }
     // The error of coarse storage is below a hundredth of a row; a wrong matrix gives a row of its own.
-    const bool right = error <= 1e-4 * signal;
+    const bool right = error <= std::max(1e-4 * signal, kNoises * kNoises * noise);
     for (const double id : chosen.row(t)) {
       if (!(id >= 0 && id < static_cast<double>(count))) continue;
       seen[static_cast<std::size_t>(id)] = true;

@@ -79,6 +79,19 @@ void ProposeOtherMatrix(const SearchSite& site, const Node& node, std::vector<Hy
   }
 }
 
+// The factor on the weight that fits best; a bias takes no part in it.
+double FactorOfWeight(const SearchSite& site, const Node& node) {
+  if (node.bias == kAbsent || node.id != site.target().id) return site.BestFactor(site.base());
+  const auto squared = [&](double factor) {
+    Node changed = node;
+    std::get<LinearOp>(changed.op).factor = factor;
+    return std::pow(site.Residual(site.With(changed)), 2);
+  };
+  // The squared residual is a parabola in the factor: three points give its lowest.
+  const double at0 = squared(0), at1 = squared(1), at2 = squared(2), bend = at0 - 2 * at1 + at2;
+  return bend > 0 ? (3 * at0 - 4 * at1 + at2) / (2 * bend) : 1.0;
+}
+
 void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesis>& out) {
   const Weight& right = site.graph().weights[static_cast<std::size_t>(node.weight)];
   const auto with = [&](const auto& change) {
@@ -126,7 +139,7 @@ void ProposeForm(const SearchSite& site, const Node& node, std::vector<Hypothesi
       }
     }
   }
-  for (const double factor : NiceNumbers(site.BestFactor(site.base()))) {
+  for (const double factor : NiceNumbers(FactorOfWeight(site, node))) {
     if (std::fabs(factor - 1) < 1e-6) continue;
     out.push_back({.cause = "linear.weight_scale",
                    .edit = with([&](Node&, LinearOp& op) { op.factor = factor; }),

@@ -88,6 +88,7 @@ std::vector<Variant> VariantsOf(const Node& node) {
                 {ResultOf(node) == "output" ? "product" : ResultOf(node), {kInput, kWeight, kOutput}},
                 {ResultOf(node), {kWeight, kOutput}},
                 {"running sum", {kSum}}};
+    if (node.bias != kAbsent) variants.push_back({"product before the bias", {kDot}});
   }
   if (std::holds_alternative<EmbedOp>(node.op)) variants = {{"embedding scale", {kScale}}};
   if (std::holds_alternative<ActivationOp>(node.op)) {
@@ -132,6 +133,9 @@ void ProposeCoarser(const SearchSite& site, const Node& node, std::vector<Hypoth
   const Arithmetic& arithmetic = site.replay().arithmetic();
   for (const Variant& variant : VariantsOf(node)) {
     if (!IsAffordable(site, node, variant)) continue;
+    // An engine that stores coarsely and adds the bias in a kernel of its own stores the product on the way: no mistake.
+    const bool stores_product = std::holds_alternative<LinearOp>(node.op) && variant.steps == std::vector<Step>{kDot};
+    if (stores_product && IsCoarse(arithmetic.storage)) continue;
     const bool inside = std::ranges::any_of(variant.steps, [](Step step) {
       return step != kOutput && step != kStored && step != kInput && step != kCached;
     });

@@ -229,7 +229,12 @@ void ProposeReadings(const SearchSite& site, const Node& node, std::vector<Hypot
   AddFitted(parts, type, sample, candidates);
   std::erase_if(candidates,
                 [&](const Candidate& candidate) { return !(sample.Of(candidate.reading).left < kWorthReplaying); });
-  if (IsBlockQuantised(type)) AddSingleBlocks(weight, sample, candidates);
+  // Every row that is off is taken apart, which costs a product for each: only where that is no more than a replay or so.
+  constexpr double kMostProducts = 1 << 27;
+  const double products = static_cast<double>(weight.tensor.shape[0]) * static_cast<double>(weight.tensor.shape[1]) *
+                          static_cast<double>(sample.tokens());
+  if (IsBlockQuantised(type) && products < kMostProducts)
+    AddSingleBlocks(weight, RowSample(site, node, RowSample::Rows::kAllOff), candidates);
   for (Candidate& candidate : candidates) Push(site, node, std::move(candidate), out);
 }
 

@@ -163,6 +163,30 @@ Hypothesis Exchanged(Edit edit, const std::vector<int>& order, std::string_view 
           .fix = "give each rank the shard of its own number, and gather them in that order"};
 }
 
+// Blocks of rows in another order: shards of ranks, or rows that a converter has moved. Which of the two no values tell where the
+// blocks are heads, or where only some have moved.
+void ProposeOutputOrder(const SearchSite& site, const Node& node, const std::vector<int>& order,
+                        std::vector<Hypothesis>& out) {
+  const Weight& weight = site.graph().weights[static_cast<std::size_t>(node.weight)];
+  const std::int64_t width = weight.tensor.shape[0] / static_cast<std::int64_t>(order.size());
+  const Edit edit = WithOp(site, node, [&](LinearOp& op) { op.output_order = order; });
+  const bool are_heads =
+      (weight.role == "attn.q" || weight.role == "attn.k" || weight.role == "attn.v") && width == site.graph().head_dim;
+  bool some_stay = false;
+  for (std::size_t i = 0; i < order.size(); ++i) some_stay |= order[i] == static_cast<int>(i);
+  const Hypothesis moved = {
+      .cause = "linear.permuted",
+      .edit = edit,
+      .expected = InOrder(static_cast<int>(order.size())),
+      .found = order,
+      .statement = fmt::format("the rows of {} stand in another order: its {} of {} rows each are those of {}",
+                               weight.name, are_heads ? "heads" : "blocks", width, fmt::join(order, ", ")),
+      .fix = "keep the rows in the file's order, or undo the permutation once"};
+  if (are_heads) out.push_back(moved);
+  out.push_back(Exchanged(edit, order, "outputs"));
+  if (!are_heads && some_stay) out.push_back(moved);
+}
+
 // The order of recorded output blocks, each taken to be the nearest one of the replay; empty if that is no other order.
 std::vector<int> RecordedOrder(const SearchSite& site, int ranks) {
   const RecordedSite& recorded = site.replay().recording().At(site.target().id);
@@ -214,9 +238,7 @@ void ProposeShards(const SearchSite& site, std::vector<Hypothesis>& out) {
       if (shape[0] % ranks != 0) continue;
       if (node.id == site.target().id) {
         const std::vector<int> order = RecordedOrder(site, ranks);
-        if (!order.empty())
-          out.push_back(
-              Exchanged(WithOp(site, node, [&](LinearOp& op) { op.output_order = order; }), order, "outputs"));
+        if (!order.empty()) ProposeOutputOrder(site, node, order, out);
       } else if (ranks == 2) {
         out.push_back(Exchanged(WithOp(site, node,
                                        [&](LinearOp& op) {

@@ -4,16 +4,20 @@
 #include <cmath>
 #include <numeric>
 
+#include "graph/product_input.h"
+
 namespace paritrace {
 namespace {
 
 constexpr std::size_t kSampledRows = 32;
+// A row whose squared error is below this share of the worst row's adds nothing that would be seen beside it.
+constexpr double kOff = 1e-4;
 
 double Square(double x) { return x * x; }
 
 }  // namespace
 
-RowSample::RowSample(const SearchSite& site, const Node& node)
+RowSample::RowSample(const SearchSite& site, const Node& node, Rows rows)
     : weight_(site.graph().weights[static_cast<std::size_t>(node.weight)].tensor) {
   const Replay& replay = site.replay();
   const RecordedSite& recorded = replay.recording().At(site.target().id);
@@ -24,7 +28,11 @@ RowSample::RowSample(const SearchSite& site, const Node& node)
         std::ranges::all_of(x.row(t), [](double v) { return std::isfinite(v); }))
       tokens_.push_back(t);
   }
-  for (const std::int64_t t : tokens_) inputs_.insert(inputs_.end(), x.row(t).begin(), x.row(t).end());
+  for (const std::int64_t t : tokens_) {
+    std::vector<double> row(x.row(t).begin(), x.row(t).end());
+    RoundProductInput(replay.arithmetic(), replay.arithmetic().dot_weight.value_or(weight_.dtype), row);
+    inputs_.insert(inputs_.end(), row.begin(), row.end());
+  }
   const auto error_at = [&](std::int64_t t, std::int64_t r) {
     const auto c = static_cast<std::size_t>(r);
     const double e = recorded.value.row(t)[c] - predicted.row(t)[c];
@@ -39,7 +47,12 @@ RowSample::RowSample(const SearchSite& site, const Node& node)
   std::ranges::stable_sort(rows_, [&](std::int64_t a, std::int64_t b) {
     return error[static_cast<std::size_t>(a)] > error[static_cast<std::size_t>(b)];
   });
-  rows_.resize(std::min(rows_.size(), kSampledRows));
+  if (rows == Rows::kWorst) {
+    rows_.resize(std::min(rows_.size(), kSampledRows));
+  } else {
+    const double least = kOff * error[static_cast<std::size_t>(rows_[0])];
+    std::erase_if(rows_, [&](std::int64_t r) { return !(error[static_cast<std::size_t>(r)] > least); });
+  }
   for (const std::int64_t r : rows_) {
     for (const std::int64_t t : tokens_) errors_.push_back(error_at(t, r));
   }

@@ -13,8 +13,11 @@ namespace paritrace {
 
 class RowSample {
  public:
-  // node: a linear one, recorded, the target of `site`. Tokens whose inputs are not finite are left out.
-  RowSample(const SearchSite& site, const Node& node);
+  // kWorst: a few rows, those that are off most. kAllOff: every row that is off at all beside the worst one.
+  enum class Rows : std::uint8_t { kWorst, kAllOff };
+  // node: a linear one, recorded, the target of `site`. Tokens whose inputs are not finite are left out; the others' inputs are
+  // rounded as the arithmetic rounds them before the product.
+  RowSample(const SearchSite& site, const Node& node, Rows rows = Rows::kWorst);
 
   // The share of the error that stays, as a root, and the factor that fits the reading's effect best.
   struct Fit {

@@ -286,6 +286,7 @@ const Outcome* OtherForm(const Outcome& best, const std::vector<Outcome>& outcom
   for (const Outcome& outcome : outcomes) {
     if (outcome.accepted && outcome.hypothesis.cause == best.hypothesis.cause && outcome.hypothesis.found.is_string() &&
         outcome.hypothesis.found != best.hypothesis.found &&
+        outcome.hypothesis.parameters <= best.hypothesis.parameters &&
         Leftover(outcome.stats) <= kTie * Leftover(best.stats) + 1e-300) {
       return &outcome;
     }
@@ -436,13 +437,20 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
   const Value& right = replay.Predicted(target);
   const SearchSite site(replay, target, {});
   std::vector<Hypothesis> proposed;
-  for (const Proposer propose : kQuietProposers) propose(site, proposed);
-  if (MayHide(replay)) ProposePrecision(site, proposed);
+  // Clean engines stay below this ratio: what makes a site worse may be any mistake that is small.
+  const bool suspicious = stats.all.ratio() > kLooseRatio;
+  if (suspicious) {
+    for (const Proposer propose : kProposers) propose(site, proposed);
+  } else {
+    for (const Proposer propose : kQuietProposers) propose(site, proposed);
+    if (MayHide(replay)) ProposePrecision(site, proposed);
+  }
   std::vector<Outcome> outcomes;
   const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   for (Hypothesis& hypothesis : proposed) {
     if (IsRoundedConstant(hypothesis, StorageOf(node, replay.arithmetic()))) continue;
     const Value wrong = replay.Evaluate(target, Replay::Pass::kPredicted, hypothesis.edit);
+    if (wrong.shape != right.shape) continue;
     std::int64_t wins = 0, losses = 0, compared = 0;
     double along = 0, square = 0, left = 0;
     for (std::int64_t r = 0; r < wrong.rows(); ++r) {
@@ -475,8 +483,10 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     // values describes: there the mistake must stand well above what the order of summation leaves.
     const bool above_order =
         StorageOf(node, replay.arithmetic()) != Rounding::kF32 || square >= kAboveOrder * kAboveOrder * stats.order;
-    const bool decisive = above_order && wins > 0 && chance < kChance && 10 * losses <= wins && square > 0 &&
-                          std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
+    // A mistake that is nearly all of the error may come with roundings of its own, which tip some values the other way.
+    const bool takes_most = suspicious && left <= 0.1 * stats.left && 3 * losses <= wins;
+    const bool decisive = above_order && wins > 0 && chance < kChance && (10 * losses <= wins || takes_most) &&
+                          square > 0 && std::fabs(along / square - 1) <= 0.1 && left <= 0.25 * stats.left;
     if (!decisive || (hypothesis.sharp && !IsSharp(replay, node, right, wrong, stats))) continue;
     const double near = ShareWithinInnerNoise(replay, target, hypothesis.edit) / 2;  // and half of them the other way
     if (StorageOf(node, replay.arithmetic()) != Rounding::kF32 && !(chance_of(std::max(place, near)) < kChance))

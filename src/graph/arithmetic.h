@@ -46,7 +46,7 @@ enum class Step : std::uint8_t {
   kFrequency,
   kAngle,
   kTable,
-  kDot,     // of scores: the product, before it is scaled
+  kDot,     // the product: of scores before it is scaled, of a linear before its bias
   kOutput,  // the result
 };
 

@@ -57,11 +57,18 @@ double ApplyInSteps(Activation function, double x, Rounding inner) {
   }
 }
 
-// JAX lowers SiLU to a chain of ops, each of which stores its result.
+// JAX lowers SiLU and GELU to chains of ops, each of which stores its result, its constants too (jax.nn.gelu).
 double ApplyStepwise(Activation function, double x, Rounding storage) {
-  if (function != Activation::kSilu) return Apply(function, x);
-  const double sigmoid = Round(storage, 1.0 / Round(storage, 1.0 + Round(storage, std::exp(-x))));
-  return x * sigmoid;
+  const auto stored = [storage](double value) { return Round(storage, value); };
+  switch (function) {
+    case Activation::kSilu: return x * stored(1.0 / stored(1.0 + stored(std::exp(-x))));
+    case Activation::kGeluErf: return stored(0.5 * x) * stored(std::erfc(stored(-x * stored(std::sqrt(0.5)))));
+    case Activation::kGeluTanh: {
+      const double sum = stored(x + stored(stored(0.044715) * stored(stored(x * x) * x)));
+      return x * stored(0.5 * stored(1.0 + stored(std::tanh(stored(stored(std::sqrt(2.0 / std::numbers::pi)) * sum)))));
+    }
+    default: return Apply(function, x);
+  }
 }
 
 // The sigmoid of ONNX Runtime's CPU kernels: x p(x^2) / q(x^2) + 1/2 on [-18, 18], minimax polynomials, in f32 with one

@@ -219,7 +219,7 @@ Value ComputeLinear(const LinearOp& op, const Value& x, const Weight& weight, co
   }
   const std::vector<double> shift = VectorWeight(*bias, arithmetic);
   // torch adds the bias inside the product's accumulator and rounds once; ggml stores the product first.
-  const Rounding product = arithmetic.is_ggml() ? arithmetic.storage : arithmetic.inner;
+  const Rounding product = arithmetic.At(Step::kDot, arithmetic.is_ggml() ? arithmetic.storage : arithmetic.inner);
   for (std::int64_t t = 0; t < out.rows(); ++t) {
     const auto row = out.row(t);
     for (std::size_t o = 0; o < row.size(); ++o) {

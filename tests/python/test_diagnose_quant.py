@@ -93,6 +93,17 @@ def exchanged_scale_bytes_of_one(blocks):
     blocks[7, :2] = (halves(blocks, 0)[7] * np.float16(2.5)).view(np.uint8)
 
 
+def every_fifth_scale_doubled(blocks):
+    """More rows than are looked at one by one for other mistakes."""
+    blocks[::5, :2] = (halves(blocks, 0)[::5] * np.float16(2)).view(np.uint8).reshape(-1, 2)
+
+
+def one_more_in_every_code(blocks):
+    """An error of some times the rounding of the activations, below what is flagged by its size."""
+    codes = blocks[:, 2:].view(np.int8)
+    codes[:] = np.minimum(codes.astype(np.int16) + 1, 127)
+
+
 def minimum_missing(blocks):
     blocks[:, 2:4] = 0
 
@@ -109,6 +120,8 @@ EDITS = [
     ("q8_0", previous_scale, "quant.block_scale", "the previous block's"),
     ("q4_0", one_scale_for_two, "quant.block_scale", "one for two blocks"),
     ("q8_0", exchanged_scale_bytes_of_one, "quant.block_scale", None),
+    ("q8_0", every_fifth_scale_doubled, "quant.block_scale", None),
+    ("q8_0", one_more_in_every_code, "quant.zero_point", "-1"),
     ("q4_1", minimum_missing, "quant.zero_point", "no minimum"),
     ("q4_1", minimum_negated, "quant.zero_point", "the minimum with the other sign"),
 ]
