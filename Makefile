@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 INVESTIGATE := investigate-moe investigate-tinyllama investigate-bitnet investigate-qwen2
-.PHONY: help build report test test-report demo bench faults $(INVESTIGATE) format lint tidy wheel dist shell-files clean distclean
+.PHONY: help build report test test-report demo bench faults $(INVESTIGATE) format lint tidy wheel dist docs shell-files clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -62,7 +62,11 @@ wheel: build ## the Python package with the program and the page in it, dist/*.w
 dist: report ## the source archive of what is committed, dist/*.tar.gz; builds without a network
 	@scripts/dist.sh
 
-shell-files: build ## man page and completions in share/, from the commands' own tables of options
+docs: ## the documentation site, build/site/index.html
+	@scripts/setup.sh docs
+	@scripts/docs.sh
+
+shell-files: build ## man page, completions and docs/options.md, from the commands' own tables of options
 	@$(PYTHON_IN_VENV) scripts/shell_files.py
 
 clean: ## remove what was built; .venv stays

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian 12 with Python 3.11 to where the project builds: Debian packages, .venv, pinned Python packages.
-#   scripts/setup.sh [lint|test|bench]   lint: also the Debian packages that only `make lint`, `tidy` and `format` need
+#   scripts/setup.sh [lint|test|bench|docs]   lint: also the Debian packages that only `make lint`, `tidy` and `format` need
 #                                        test: also those that only `make test` and `test-report` need
 #                                        bench: also the programs that `make bench` measures us against
+#                                        docs: also what `make docs` builds the site with
 # Free when nothing changed: each stage is skipped while the hash of its inputs equals its stamp under .venv/.stamps.
 source "$(dirname "$0")/common.sh"
 group=${1:-build}
-case $group in build | lint | test | bench) ;; *) die "usage: scripts/setup.sh [lint|test|bench]" ;; esac
+case $group in build | lint | test | bench | docs) ;; *) die "usage: scripts/setup.sh [lint|test|bench|docs]" ;; esac
 lock
 
 # --- Debian packages -----------------------------------------------------------------------------------------------
@@ -100,4 +101,12 @@ if [[ $group == bench ]] && ! is_stamped peers "$inputs"; then
   stage peers "set-up: installing the programs to measure against" pip_install --no-deps --target "$VENV/peers" -r requirements/peers.txt ||
     echo "set-up: they could not be installed; the benchmark goes on without them" >&2
   [[ ! -d $VENV/peers ]] || stamp peers "$inputs"
+fi
+
+# Beside them for the same reason.
+inputs=$(hash_of requirements/docs.txt "$python_version")
+if [[ $group == docs ]] && ! is_stamped docs "$inputs"; then
+  rm -rf "$VENV/docs"
+  stage docs-packages "set-up: installing what the site is built with" pip_install --no-deps --target "$VENV/docs" -r requirements/docs.txt
+  stamp docs "$inputs"
 fi

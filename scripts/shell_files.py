@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the man page and the completions of bash, zsh and fish into share/, from the parsers' own table of commands.
+"""Writes the man page and the completions of bash, zsh and fish into share/, and the docs' list of options, from the parsers' own
+table of commands.
 
     scripts/shell_files.py            writes them
     scripts/shell_files.py --check    says which are not what the parsers say; exit code 1
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import command_table
 
-SHARE = Path(__file__).resolve().parents[1] / "share"
+ROOT = Path(__file__).resolve().parents[1]
 EXITS = (
     ("0", "parity: identical, or within what the subject's arithmetic explains"),
     ("1", "diverged"),
@@ -233,24 +234,56 @@ def fish_text(text):
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+# --- docs ----------------------------------------------------------------------------------------------------------
+def options_page(commands):
+    """docs/options.md."""
+    lines = [
+        "# Every option",
+        "",
+        "Written by `make shell-files` from the commands' own parsers: what `--help` says. What the commands do, and why, stands in",
+        "[commands](commands.md).",
+    ]
+    for command in commands:
+        lines += [
+            "",
+            f"## `paritrace {command.name}`",
+            "",
+            command.help[0].upper() + command.help[1:].rstrip(".") + ".",
+        ]
+        lines += ["", f"    paritrace {command.name} {synopsis(command)}", ""]
+        if not command.options:
+            continue
+        lines += ["| option | what |", "|---|---|"]
+        for option in command.options:
+            head = " ".join([", ".join(option.names), option.value]).strip()
+            text = option.help + (f" (default {option.default})" if option.default else "")
+            lines.append(f"| `{cell(head)}` | {cell(text)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(text):
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def files():
-    """{path under share/: content}."""
+    """{path in the repository: content}."""
     description, version, commands = command_table.read()
     return {
-        "man/man1/paritrace.1": man_page(description, version, commands),
-        "bash-completion/completions/paritrace": bash(commands),
-        "zsh/site-functions/_paritrace": zsh(commands),
-        "fish/vendor_completions.d/paritrace.fish": fish(commands),
+        "share/man/man1/paritrace.1": man_page(description, version, commands),
+        "share/bash-completion/completions/paritrace": bash(commands),
+        "share/zsh/site-functions/_paritrace": zsh(commands),
+        "share/fish/vendor_completions.d/paritrace.fish": fish(commands),
+        "docs/options.md": options_page(commands),
     }
 
 
 def main():
     stale = 0
     for name, text in files().items():
-        path = SHARE / name
+        path = ROOT / name
         if "--check" in sys.argv[1:]:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                print(f"share/{name}: not what the commands' --help says; run scripts/shell_files.py")
+                print(f"{name}: not what the commands' --help says; run make shell-files")
                 stale = 1
             continue
         path.parent.mkdir(parents=True, exist_ok=True)

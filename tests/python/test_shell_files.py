@@ -48,7 +48,7 @@ def test_they_are_what_the_script_writes():
     import shell_files
 
     for name, text in shell_files.files().items():
-        assert (SHARE / name).read_text() == text, f"share/{name}: run make shell-files"
+        assert (ROOT / name).read_text() == text, f"{name}: run make shell-files"
 
 
 def test_the_table_has_the_options_of_help(commands):

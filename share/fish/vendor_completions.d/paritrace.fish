@@ -38,6 +38,8 @@ complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l ref -r -d 'tr
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l subject-model -r -d 'the file the subject ran, where it is another one: tells mistakes of conversion from mistakes of execution'
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l arithmetic -r -d 'how the subject rounds: a policy or a .toml file of --learn-arithmetic (default: what its trace says, else inferred)'
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l learn-arithmetic -r -d 'where no policy explains an op to the bit, search how it rounds, and write that as a policy file'
+complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l oracle -x -d 'what computes the right values: own, or torch, Hugging Face\'s code of MODEL (default: own, where it knows the architecture)'
+complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l trust-remote-code -d 'with torch: run the code that the model folder brings along'
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l sites -d 'show the noise of every site'
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l json -r -d 'write the result as JSON to FILE (- is standard output)'
 complete -c paritrace -n '__fish_seen_subcommand_from diagnose' -l md -r -d 'write the report as Markdown'
