@@ -48,7 +48,7 @@ def causes(diagnosis):
     for id, defects in groups.items():
         found = defects[0]["cause"].get("found")
         number = f", found {found:.4g}" if isinstance(found, float) else f", found {found}"
-        if found is None or isinstance(found, list) or found == id.split(".")[1]:
+        if found is None or isinstance(found, list) or found == id.split(".")[-1]:
             number = ""
         said.append(f"{id} at {places([defect['site'] for defect in defects])}{number}")
     return "; ".join(said) or diagnosis["verdict"].replace("_", " ")
@@ -106,7 +106,10 @@ def trend(values):
     if len(logs) < 5 or not np.isfinite(logs).all():
         return float("nan"), float("nan")
     at = np.arange(len(logs)) - (len(logs) - 1) / 2
-    slope = lambda row: row @ at / (at @ at)  # noqa: E731
+
+    def slope(rows):
+        return rows @ at / (at @ at)
+
     shuffled = np.random.default_rng(0).permuted(np.tile(logs, (ROUNDS, 1)), axis=1)
     steeper = np.abs(slope(shuffled)) >= abs(slope(logs)) - 1e-15
     return float(slope(logs)), (1 + int(steeper.sum())) / (1 + ROUNDS)

@@ -38,11 +38,11 @@ def with_small_norms_and_unused_rows(source, folder, tokens):
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2))
 
 
-def smallest_scale(file, tokens):
-    """(the smallest q8_0 scale of the embedding, how many rows have scales below 2^-20). AssertionError if one of them is in `tokens`."""
+def tiny_scales(file, tokens):
+    """(the largest q8_0 scale of the embedding below 2^-20, how many rows have such). AssertionError if one of them is in `tokens`."""
     tensor = next(tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == "token_embd.weight")
     blocks = np.ascontiguousarray(tensor.data).reshape(tensor.data.shape[0], -1, 34)
     scales = np.ascontiguousarray(blocks[:, :, :2]).view(np.float16).astype(np.float64)
     small = np.nonzero((scales < 2.0**-20).any(axis=(1, 2)))[0]
     assert not set(small.tolist()) & set(tokens)
-    return float(scales[scales > 0].min()), len(small)
+    return float(scales[scales < 2.0**-20].max()), len(small)

@@ -18,7 +18,7 @@ def answers(investigation):
     yield "Is the engine right, without a mistake?", evidence.causes(clean)
     yield (
         f"attn_norm has rms {min(sizes):.3f} to {max(sizes):.3f} in all layers (1/sqrt({width}) = {1 / math.sqrt(width):.4f}). Is that it?",
-        f"yes: {evidence.causes(wrong)}, which is {wrong['defects'][0]['cause']['found'] * math.sqrt(width):.3f} / sqrt({width})",
+        by_width(wrong, width),
     )
     kinds = "projections (weights, biases, their quantisation)"
     yield "Is it the quantised kernels?", evidence.suspect(wrong, kinds)
@@ -44,15 +44,29 @@ def answers(investigation):
         if first else "nothing",
     )  # fmt: skip
     if investigation.model is None:
-        file, ours = investigation.gguf("tq2_0"), investigation.out / "llamacpp"
-        subjects.capture("llamacpp", file, investigation.tokens(), ours, "--decode", investigation.plan["decode"])
-        listing = subjects.show(ours)
+        file = investigation.gguf("tq2_0")
+        ours, plain = llamacpp(investigation, "tq2_0"), llamacpp(investigation, "f32")
         yield (
             '"llama.cpp does not expose intermediates"?',
-            (
-                f"it does: {len(listing['tensors'])} tensors of a run of the TQ2_0 file, {evidence.causes(investigation.diagnose(ours, file))} "
-                f"of that file. Against the published folder: {evidence.causes(investigation.diagnose(ours))}"
-            ),
+            f"it does: {len(subjects.show(ours)['tensors'])} tensors of a run of the TQ2_0 file, {evidence.causes(investigation.diagnose(ours, file))} "
+            f"of that file. Run from an f32 file, against the published folder: {evidence.causes(investigation.diagnose(plain))}",
         )
         weights = investigation.weights(file)
         yield "Are the norm weights of the GGUF the published ones?", evidence.norms(weights)
+
+
+def llamacpp(investigation, kind):
+    """llama.cpp's trace of the plan's model, as GGUF of that type."""
+    trace = investigation.out / f"llamacpp-{kind}"
+    subjects.capture(
+        "llamacpp", investigation.gguf(kind), investigation.tokens(), trace, "--decode", investigation.plan["decode"]
+    )
+    return trace
+
+
+def by_width(diagnosis, width):
+    """The answer with the factor in terms of the width, where the norms' weights are named."""
+    scales = [row["cause"]["found"] for row in diagnosis["defects"] if row["cause"]["id"] == "norm.weight_scale"]
+    if not scales:
+        return f"no: {evidence.causes(diagnosis)}"
+    return f"yes: {evidence.causes(diagnosis)}, which is {scales[0] * math.sqrt(width):.3f} / sqrt({width})"

@@ -6,6 +6,8 @@ import subjects
 
 WRONG = ["mlp.activation", "moe.expert_order"]  # 1.6e-3 at a dense layer's output, and a mixture off by its own size
 
+ROUTING = ("moe.router_logits", "moe.probs", "moe.experts", "moe.weights")
+
 
 def answers(investigation):
     model = investigation.model_file()
@@ -31,16 +33,20 @@ def answers(investigation):
         f"diverged from {first['site']} on; the last layer differs by "
         f"{evidence.worst(difference, 'out'):.2g} at most. It cannot say why",
     )
-    yield "Is that within noise?", f"no: {len(wrong['defects'])} sites add what f32 cannot explain"
+    blamed = len(wrong["defects"])
+    yield "Is that within noise?", f"{'no' if blamed else 'yes'}: {blamed} sites add what f32 cannot explain"
     yield (
         "Where is the first defect, and what is it?",
         f"{wrong['defects'][0]['site']}: {wrong['defects'][0]['cause']['statement']}",
     )
     yield "All of them?", evidence.causes(wrong)
+    routers = [row for row in wrong["defects"] if row["site"].split(".", 2)[-1] in ROUTING]
+    innocent = not routers and all(flip["benign"] for flip in wrong["routing"])
     yield (
         "Is it routing sensitivity, then?",
         (
-            f"no: {evidence.flips(wrong)}: they are inherited from the mistakes, and no router is a defect "
+            f"{'no' if innocent else 'it is not cleared'}: {evidence.flips(wrong)}: they are inherited from the mistakes, and "
+            f"{len(routers) or 'no'} router is a defect "
             f"(mixture of experts: {evidence.cleared(wrong, 'mixture of experts')})"
         ),
     )

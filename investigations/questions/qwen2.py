@@ -24,7 +24,7 @@ def answers(investigation):
     yield (
         "Is any of it more than bf16's noise?",
         (
-            f"no: {sum(run.diagnosis['verdict'] == 'within_noise' for run in short)} of {len(short)} are within noise; "
+            f"{sum(run.diagnosis['verdict'] == 'within_noise' for run in short)} of {len(short)} are within noise; "
             f"{100 * min(run.diagnosis['explained']['exact'] for run in short):.1f} % of the values at least are jax-bf16's to the bit"
         ),
     )
@@ -46,7 +46,7 @@ def answers(investigation):
     yield (
         "Mask, positions, cache, norm order, residual order?",
         (
-            f"right, in the prefill and in {investigation.plan['decode']} steps from the cache: {evidence.cleared(diagnosis, *KINDS)}"
+            f"{evidence.causes(diagnosis)}, in the prefill and in {investigation.plan['decode']} steps from the cache: {evidence.cleared(diagnosis, *KINDS)}"
         ),
     )
     yield "And if the cache is wrong?", evidence.causes(investigation.diagnose(investigation.trace(["attn.kv_cache"])))

@@ -80,20 +80,20 @@ def false_leads(investigation):
             yield (
                 f"Norm weights 20 times too small (rms {published.NORM_RMS})?",
                 (
-                    f"no cause: {evidence.norms(weights)}; {evidence.site(diagnosis, 'layers.0.attn.norm')}; the run is {evidence.causes(diagnosis)}"
+                    f"{no_cause(diagnosis)}: {evidence.norms(weights)}; {evidence.site(diagnosis, 'layers.0.attn.norm')}; the run is {evidence.causes(diagnosis)}"
                 ),
             )
-            smallest, rows = published.smallest_scale(file, investigation.tokens())
+            tiny, rows = published.tiny_scales(file, investigation.tokens())
             yield (
-                f"q8_0 scales 10,000 times too small (2^{math.log2(smallest):.0f})?",
+                f"q8_0 scales 10,000 times too small (2^{math.log2(tiny):.0f})?",
                 (
-                    f"no cause: all {rows} rows with such scales are tokens that are not in the prompt; "
+                    f"{no_cause(diagnosis)}: all {rows} rows with such scales are tokens that are not in the prompt; "
                     f"token embedding: {evidence.cleared(diagnosis, 'token embedding')}; {evidence.tensor(weights, 'token_embd')}"
                 ),
             )
             yield (
                 "Shapes reversed?",
-                (f"no: {evidence.pairs(weights)}; GGUF writes the row's length first, the same rows in the same order"),
+                (f"{evidence.pairs(weights)}; GGUF writes the row's length first, the same rows in the same order"),
             )
         else:
             worst = max(
@@ -103,8 +103,13 @@ def false_leads(investigation):
             yield (
                 "A fundamental limitation of 4 bits?",
                 (
-                    f"no: run from q4_0 the engine is {evidence.causes(diagnosis)}; after its rounding is emulated "
+                    f"{no_cause(diagnosis)}: run from q4_0 the engine is {evidence.causes(diagnosis)}; after its rounding is emulated "
                     f"{math.sqrt(worst['left_nmse']):.1e} of a projection's output is left at most (at {worst['site']}); "
                     f"{evidence.rounding(weights)}"
                 ),
             )
+
+
+def no_cause(diagnosis):
+    """What a run that carries the mark says of it."""
+    return "it may be" if diagnosis["defects"] else "no cause"

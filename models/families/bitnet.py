@@ -14,7 +14,7 @@ from transformers.integrations.bitnet import pack_weights
 
 from families import decoders
 
-STEPS = 1000
+STEPS = 300
 SPECIALS, ENDS = corpus.SPECIAL_TOKENS, False
 CONTEXT = 512
 # Rows are multiples of 256 long, the block of llama.cpp's ternary types.

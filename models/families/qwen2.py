@@ -8,7 +8,7 @@ import transformers
 
 from families import decoders
 
-STEPS = 1200
+STEPS = 600
 SPECIALS, ENDS = corpus.SPECIAL_TOKENS, False
 CONTEXT = 512
 SHAPE = dict(
