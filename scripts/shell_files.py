@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes the man page and the completions of bash, zsh and fish into share/, and the docs' list of options, from the parsers' own
-table of commands.
+table of commands; and the docs' list of JSON keys, from the schemas.
 
     scripts/shell_files.py            writes them
     scripts/shell_files.py --check    says which are not what the parsers say; exit code 1
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import command_table
+import schema_page
 
 ROOT = Path(__file__).resolve().parents[1]
 EXITS = (
@@ -274,6 +275,7 @@ def files():
         "share/zsh/site-functions/_paritrace": zsh(commands),
         "share/fish/vendor_completions.d/paritrace.fish": fish(commands),
         "docs/options.md": options_page(commands),
+        "docs/schemas.md": schema_page.page(),
     }
 
 

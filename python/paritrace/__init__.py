@@ -1,11 +1,12 @@
 """paritrace: finds out why an inference engine does not give the same answer as the reference.
 
-The Python package holds the capture adapters. Everything is imported when it is first used, because `import paritrace`
+The Python package holds the capture adapters, and the comparing commands as functions. Everything is imported when it is first used, because `import paritrace`
 is part of the command's start-up and torch alone takes seconds.
 
     with paritrace.capture(model, "trace/"):
         model(input_ids)
     trace = paritrace.open_trace("trace/")
+    result = paritrace.diagnose("trace/", "models/llama")
 """
 
 import importlib
@@ -20,6 +21,13 @@ _HOMES = {
     "site_of": "_core",
     "is_site": "_core",
     "InputError": "errors",
+    "Result": "results",
+    "diff": "comparing",
+    "diagnose": "comparing",
+    "logits": "comparing",
+    "growth": "comparing",
+    "weights": "comparing",
+    "schema": "schemas",
 }
 __all__ = sorted(_HOMES)
 

@@ -87,9 +87,9 @@ def test_a_wheel_runs_where_nothing_else_is(fresh, tmp_path):
         assert 'id="paritrace-data"' in page.read_text(), "the wheel's program does not hold the page"
     shown = fresh(
         "python", "-c",
-        f"import paritrace; print(paritrace.__version__, paritrace.open_trace({str(tmp_path / 'a')!r}).values('logits').shape[0])",
+        f"import paritrace; print(paritrace.__version__, paritrace.open_trace({str(tmp_path / 'a')!r}).values('logits').shape[0], paritrace.schema('diff')['$id'])",
     )  # fmt: skip
-    assert shown.split() == [version, "5"]
+    assert shown.split() == [version, "5", "paritrace:diff"]
     doctor = fresh("paritrace", "doctor", "--json", "-")
     assert json.loads(doctor)["healthy"]
     # What needs an engine says which package is missing, in a line.
