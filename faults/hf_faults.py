@@ -26,6 +26,14 @@ def patch_rope(patient, turn):
         return turn(q, k, cos, sin) if layer in patient.layers else real(q, k, cos, sin, *args, **kwargs)
 
     patient.patch(patient.code, "apply_rotary_pos_emb", apply)
+    rotary = patient.inner.rotary_emb
+    forward = rotary.forward
+
+    def noted(x, position_ids, *args, **kwargs):
+        patient.positions = position_ids
+        return forward(x, position_ids, *args, **kwargs)
+
+    patient.patch(rotary, "forward", noted)
     return real
 
 
@@ -45,11 +53,14 @@ def both(turn):
 
 
 def angles(patient, like, base=None, offset=0):
-    """cos and sin as the model's own rotary module makes them, for another base or other positions."""
+    """cos and sin as the model's own rotary module makes them, for another base or other positions than it was last asked for."""
     rotary = patient.inner.rotary_emb
-    positions = torch.arange(like.shape[1]).unsqueeze(0) + offset
+    asked = patient.positions
+    positions = asked + offset
     if base is None:
-        return rotary(like, positions)
+        found = rotary(like, positions)
+        patient.positions = asked
+        return found
     dim = like.shape[-1]
     frequencies = base ** (-torch.arange(0, dim, 2).float() / dim)
     phase = positions[..., None].float() * frequencies

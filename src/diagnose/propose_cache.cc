@@ -2,6 +2,8 @@
 // reads what it has just computed.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <map>
 #include <optional>
 #include <set>
 
@@ -46,9 +48,12 @@ std::string Describe(const std::vector<CacheRow>& rows, std::string_view what) {
   if (all([](const CacheRow& row) { return row.source == kAbsent; }))
     return fmt::format("the {} of slot {} of the cache{} missing: read as zeros", what, *slots.begin(),
                        slots.size() > 1 ? fmt::format(" and {} more are", slots.size() - 1) : " is");
-  const std::int64_t by = rows[0].source - rows[0].key;
-  if (rows.size() > 1 && slots.size() > 1 && all([&](const CacheRow& row) { return row.source - row.key == by; }))
-    return fmt::format("the {}s in the cache are shifted by {} slot(s)", what, by);
+  std::map<std::int64_t, std::size_t> shifts;
+  for (const CacheRow& row : rows) ++shifts[row.source == kAbsent ? 0 : row.key - row.source];
+  const auto most = std::ranges::max_element(shifts, {}, [](const auto& entry) { return entry.second; });
+  if (slots.size() > 1 && 2 * most->second > rows.size() && most->first != 0)
+    return fmt::format("the {}s in the cache stand {} slot(s) {} their own", what, std::abs(most->first),
+                       most->first > 0 ? "after" : "before");
   return fmt::format("slot {} of the cache holds the {} of {}{}", rows[0].key, what,
                      rows[0].source == kAbsent ? std::string("nothing") : fmt::format("token {}", rows[0].source),
                      slots.size() > 1 ? fmt::format(", and {} more slots are wrong", slots.size() - 1) : "");
@@ -172,25 +177,48 @@ std::optional<std::vector<CacheRow>> FittedValues(const SearchSite& site, const 
   return rows;
 }
 
-// What decode loops get wrong most: all rows shifted, the newest row missing, or written over the one before.
-std::vector<std::vector<CacheRow>> CommonMistakes(std::int64_t first, std::int64_t tokens) {
-  std::vector<CacheRow> left, right, prompt_left, prompt_right, newest_missing, decoded_missing, overwritten,
-      stays_in_first;
+// What stands in the slots that a shift leaves free: nothing, what stood there before, or what fell out at the other end.
+enum class Freed : std::uint8_t { kZeros, kOwn, kFallen };
+
+// Every decode step finds row `slot - by` in each slot below `end(step's token)`.
+std::vector<CacheRow> Shifted(std::int64_t first, std::int64_t tokens, std::int64_t by, Freed freed,
+                              bool prompt_alone) {
+  std::vector<CacheRow> rows;
   for (std::int64_t t = first; t < tokens; ++t) {
-    for (std::int64_t s = 0; s < t; ++s) {
-      right.push_back({t, s, s == 0 ? kAbsent : s - 1});
-      left.push_back({t, s, s + 1});
-      if (s >= first) continue;  // only the rows of the prefill, moved before the first decode step
-      prompt_right.push_back(right.back());
-      prompt_left.push_back({t, s, s + 1 < first ? s + 1 : kAbsent});
+    const std::int64_t end = prompt_alone ? first : t;
+    for (std::int64_t s = 0; s < end; ++s) {
+      std::int64_t source = s - by;
+      if (source < 0 || source >= end) {
+        if (freed == Freed::kOwn) continue;
+        source = freed == Freed::kZeros ? kAbsent : (source + end) % end;
+      }
+      rows.push_back({t, s, source});
     }
+  }
+  return rows;
+}
+
+// What decode loops get wrong most: all rows shifted, the newest row missing, or written over the one before.
+std::vector<std::vector<CacheRow>> CommonMistakes(std::int64_t first, std::int64_t tokens, std::int64_t farthest) {
+  std::vector<CacheRow> left, newest_missing, decoded_missing, overwritten, stays_in_first;
+  for (std::int64_t t = first; t < tokens; ++t) {
+    for (std::int64_t s = 0; s < t; ++s) left.push_back({t, s, s + 1});
     newest_missing.push_back({t, t, kAbsent});
     for (std::int64_t s = first; s < t; ++s) decoded_missing.push_back({t, s, kAbsent});
     for (std::int64_t s = first; s <= t; ++s) overwritten.push_back({t, s - 1, s});
     overwritten.push_back({t, t, kAbsent});
     for (std::int64_t s = first; s < t; ++s) stays_in_first.push_back({t, s, s == first ? t : kAbsent});
   }
-  return {right, left, prompt_right, prompt_left, newest_missing, decoded_missing, overwritten, stays_in_first};
+  std::vector<std::vector<CacheRow>> mistakes = {left, newest_missing, decoded_missing, overwritten, stays_in_first};
+  for (std::int64_t by = 1; by <= std::min(farthest, first - 1); ++by) {
+    for (const std::int64_t signed_by : {by, -by}) {
+      for (const Freed freed : {Freed::kZeros, Freed::kOwn, Freed::kFallen}) {
+        for (const bool prompt_alone : {false, true})
+          mistakes.push_back(Shifted(first, tokens, signed_by, freed, prompt_alone));
+      }
+    }
+  }
+  return mistakes;
 }
 
 }  // namespace
@@ -213,7 +241,8 @@ void ProposeCache(const SearchSite& site, std::vector<Hypothesis>& out) {
     if (std::holds_alternative<ScoresOp>(node.op) || std::holds_alternative<ContextOp>(node.op)) both.push_back(node);
   }
   if (both.empty() || both.size() > 2) return;
-  for (const std::vector<CacheRow>& rows : CommonMistakes(first, recording.run.count())) {
+  const std::int64_t farthest = site.segment().size() <= 4 ? 4 : 1;  // long stretches take long to replay
+  for (const std::vector<CacheRow>& rows : CommonMistakes(first, recording.run.count(), farthest)) {
     std::vector<Node> changed;
     for (const Node& node : both) changed.push_back(With(node, rows));
     Propose(site, changed, rows, both.size() == 2 ? "key and value" : "value", 1, out);

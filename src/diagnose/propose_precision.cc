@@ -141,7 +141,8 @@ void ProposeCoarser(const SearchSite& site, const Node& node, std::vector<Hypoth
     });
     const std::string_view declared = Name(inside ? arithmetic.inner : StorageOf(node, arithmetic));
     for (const Rounding format : {Rounding::kBF16, Rounding::kF16}) {
-      if (!inside && IsCoarse(StorageOf(node, arithmetic)) && format != arithmetic.storage) continue;
+      // What is stored coarsely is read so: where a recording holds it wider, rounding it is what the arithmetic declares.
+      if (!inside && IsCoarse(StorageOf(node, arithmetic))) continue;
       const std::string found = fmt::format("{} in {}", variant.what, Name(format));
       Propose(site, node, variant, format, found, declared,
               fmt::format("{} where the arithmetic has {}: the values equal that to the bit", found, declared), out);

@@ -75,18 +75,23 @@ std::vector<double> FittedSinks(const SearchSite& site, const Node& node) {
   const RecordedSite& recorded = site.replay().recording().At(node.id);
   const Value& scores = site.replay().Input(node.inputs[0]);
   const std::int64_t heads = recorded.value.shape[0], tokens = recorded.value.shape[1];
-  // What a sum is short of one by less than this is lost in the rounding of its terms.
-  const double lost = 16 * HalfUlp(StorageOf(node, site.replay().arithmetic()), 1);
+  const Rounding storage = StorageOf(node, site.replay().arithmetic());
+  constexpr double kSigmas = 5;
   std::vector<double> sinks;
   for (std::int64_t h = 0; h < heads; ++h) {
     double fit = 0, weight = 0;
     for (std::int64_t t = 0; t < tokens; ++t) {
       if (!recorded.token_known[static_cast<std::size_t>(t)]) continue;
       const auto row = scores.row(h * tokens + t), probs = recorded.value.row(h * tokens + t);
-      double largest = -INFINITY, total = 0, sum = 0;
+      double largest = -INFINITY, total = 0, sum = 0, rounding = 0;
       for (const double score : row) largest = std::max(largest, score);
       for (const double score : row) total += std::isinf(score) ? 0 : std::exp(score - largest);
-      for (const double p : probs) sum += p;
+      for (const double p : probs) {
+        sum += p;
+        rounding += std::pow(HalfUlp(storage, p), 2) / 3;
+      }
+      // What a sum is short of one by less than this is lost in the rounding of its terms, and in that of the sum itself.
+      const double lost = kSigmas * std::sqrt(rounding) + 16 * HalfUlp(Rounding::kF32, 1);
       if (!(sum > lost && sum < 1 - lost)) continue;
       const double sure =
           std::pow(sum * (1 - sum), 2);  // the inverse square of what an error of the sum does to the fit
@@ -120,12 +125,15 @@ void ProposeSinks(const SearchSite& site, const Node& node, std::vector<Hypothes
   if (node.id == site.target().id) {
     const std::vector<double> sinks = FittedSinks(site, node);
     if (std::ranges::none_of(sinks, [](double sink) { return std::isfinite(sink); })) return;
-    const auto [low, high] = std::ranges::minmax_element(sinks);
-    Json found = sinks;
-    propose(sinks, std::move(found), 2,
-            fmt::format("a sink takes part in the softmax of each head, with scores from {:.4g} to {:.4g}: the "
+    std::vector<double> seen = sinks;  // of some heads no row shows it
+    std::erase_if(seen, [](double sink) { return !std::isfinite(sink); });
+    const auto [low, high] = std::ranges::minmax_element(seen);
+    const std::string heads_seen =
+        seen.size() == sinks.size() ? "each head" : fmt::format("{} of {} heads", seen.size(), sinks.size());
+    propose(sinks, Json(sinks), 2,
+            fmt::format("a sink takes part in the softmax of {}, with scores from {:.4g} to {:.4g}: the "
                         "probabilities do not sum to one",
-                        *low, *high));
+                        heads_seen, *low, *high));
     return;
   }
   const auto with = [&](double weight) {

@@ -294,6 +294,22 @@ const Outcome* OtherForm(const Outcome& best, const std::vector<Outcome>& outcom
   return nullptr;
 }
 
+// Another value of the fitted number that explains as much, and is not next to it; nullptr where the input determines it.
+const Outcome* OtherValue(const Outcome& best, const std::vector<Outcome>& outcomes) {
+  constexpr double kNextTo = 0.02, kAsMuch = 1.05;
+  if (best.hypothesis.parameters == 0 || !best.hypothesis.found.is_number()) return nullptr;
+  const double found = best.hypothesis.found.get<double>();
+  for (const Outcome& outcome : outcomes) {
+    if (!outcome.accepted || outcome.hypothesis.cause != best.hypothesis.cause ||
+        outcome.hypothesis.parameters > best.hypothesis.parameters || !outcome.hypothesis.found.is_number())
+      continue;
+    if (std::fabs(outcome.hypothesis.found.get<double>() - found) > kNextTo * std::fabs(found) &&
+        Leftover(outcome.stats) <= kAsMuch * Leftover(best.stats) + 1e-300)
+      return &outcome;
+  }
+  return nullptr;
+}
+
 Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes, std::size_t stretch = 1) {
   const std::vector<const Outcome*> rivals = RivalsOf(best, outcomes);
   // A fitted number that could absorb the effect is a weaker rival than another mistake without any.
@@ -322,6 +338,11 @@ Finding FromBest(const Outcome& best, const std::vector<Outcome>& outcomes, std:
   if (const Outcome* other = best.hypothesis.sharp ? nullptr : OtherForm(best, outcomes)) {
     finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
     finding.causes[0].statement += fmt::format("; {} explains as much", other->hypothesis.found.dump());
+  }
+  if (const Outcome* other = OtherValue(best, outcomes)) {
+    finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
+    finding.causes[0].statement +=
+        fmt::format("; {:g} explains as much: more tokens would tell", other->hypothesis.found.get<double>());
   }
   if (best.hypothesis.parameters > 0 && stretch > kLongestStretch) {
     finding.causes[0].confidence = std::min(finding.causes[0].confidence, kLooseConfidence);
@@ -496,7 +517,15 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     outcomes.push_back(std::move(outcome));
   }
   const Outcome* best = Best(outcomes);
-  return best == nullptr ? Finding{} : FromBest(*best, outcomes);
+  if (best == nullptr) return {};
+  const std::size_t stretch = replay.Segment(target).size();
+  Finding finding = FromBest(*best, outcomes, stretch);
+  // Some flipped roundings show that a number is off, and not in which of several steps.
+  if (best->hypothesis.parameters > 0 && stretch > 1 && finding.causes[0].confidence > kLooseConfidence) {
+    finding.causes[0].confidence = kLooseConfidence;
+    finding.causes[0].statement += "; below the noise other steps look alike: record the sites between";
+  }
+  return finding;
 }
 
 }  // namespace paritrace

@@ -97,6 +97,25 @@ def null_sink(scores, mask, value):
     return torch.matmul(probs, value), probs
 
 
+def sink_of_each_head(scores, mask, value):
+    """One more column in the softmax, of which nothing is read, as learned sinks are computed; what it puts out is recorded."""
+    sinks = torch.linspace(1, 4, scores.shape[1])[:, None, None].expand(-1, scores.shape[2], 1)[None].to(scores.dtype)
+    probs = F.softmax(torch.cat((scores + mask, sinks), -1), -1, dtype=torch.float32)[..., :-1].to(value.dtype)
+    return torch.matmul(probs, value), probs
+
+
+def diagonal_at(offset):
+    """offset: how many keys beyond its own a query sees."""
+
+    def change(scores, mask, value):
+        visible = torch.ones(scores.shape[-2:]).tril(offset).bool()
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        probs = F.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+        return torch.matmul(probs, value), probs
+
+    return attention(change)
+
+
 def alibi(factor):
     def scores_of(scores, mask):
         heads, count = scores.shape[1], scores.shape[-1]
@@ -180,6 +199,9 @@ FAULTS = [  # model, fault, cause, sites, found (None: not looked at)
     ("llama", attention(softmax_not_divided), "attn.softmax", layers(5, "attn.probs"), "not divided"),
     ("llama", attention(mask_after_softmax), "attn.softmax", layers(5, "attn.probs"), "over hidden keys as well"),
     ("llama", attention(null_sink), "attn.sink", layers(5, "attn.probs"), 0.0),
+    ("llama", attention(sink_of_each_head), "attn.sink", layers(5, "attn.probs"), None),
+    ("llama", diagonal_at(3), "attn.mask_offset", layers(5, "attn.scores"), 3),
+    ("llama", diagonal_at(7), "attn.mask_offset", layers(5, "attn.scores"), 7),
     ("llama", alibi(1), "attn.alibi", layers(5, "attn.scores"), None),
     ("llama", alibi(2), "attn.alibi", layers(5, "attn.scores"), None),
     ("llama", softmaxed(scaled_by_position), "attn.position_scale", layers(5, "attn.scores"), 1.13863),
@@ -294,11 +316,30 @@ def keys_shifted(cache, step):
         cache.layers[1].keys.copy_(torch.roll(cache.layers[1].keys, 1, 2))
 
 
+def values_rolled(by):
+    def fault(cache, step):
+        if step == 1:
+            cache.layers[1].values.copy_(torch.roll(cache.layers[1].values, by, 2))
+
+    fault.__name__ = f"values_rolled_by_{by}"
+    return fault
+
+
+def values_moved_up(cache, step):
+    """The first row stays, and stands in the second slot as well."""
+    if step == 1:
+        values = cache.layers[1].values
+        values[:, :, 1:] = values[:, :, :-1].clone()
+
+
 CACHE_FAULTS = [
     (stale_key, ["layers.1.attn.scores"], [25, 26]),
     (stale_value, ["layers.1.attn.ctx"], [25, 26]),
     (key_lost, ["layers.0.attn.scores"], [26]),
     (keys_shifted, ["layers.1.attn.scores"], [25, 26]),
+    (values_rolled(1), ["layers.1.attn.ctx"], [24, 25, 26]),
+    (values_rolled(-2), ["layers.1.attn.ctx"], [24, 25, 26]),
+    (values_moved_up, ["layers.1.attn.ctx"], [24, 25, 26]),
 ]
 
 
