@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 INVESTIGATE := investigate-moe investigate-tinyllama investigate-bitnet investigate-qwen2
-.PHONY: help build report test test-report demo bench faults $(INVESTIGATE) format lint tidy wheel dist docs shell-files clean distclean
+.PHONY: help build report test test-report demo bench faults faults-hf $(INVESTIGATE) format lint tidy wheel dist docs shell-files clean distclean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -35,6 +35,9 @@ bench: ## the benchmarks, with the machine they ran on; writes bench/RESULTS.md
 
 faults: build ## the fault bench: known mistakes in engines that are not ours, and clean runs; writes build/faults.json
 	@$(PYTHON_IN_VENV) faults/bench.py --json build/faults.json
+
+faults-hf: build ## the same for the torch oracle: every small architecture of transformers; writes build/faults-hf.json
+	@$(PYTHON_IN_VENV) faults/hf_any.py --json build/faults-hf.json
 
 investigate-moe: ## a mixture-of-experts encoder in C++ against Hugging Face: each mistake, then the questions; MODEL=FOLDER for other weights
 investigate-tinyllama: ## a Llama from GGUF in Rust against llama.cpp; MODEL=FILE.gguf for other weights

@@ -10,6 +10,7 @@ import random_weights
 import torch
 import transformers
 from paritrace import hf
+from paritrace.torch_oracle import cli
 
 TOKENS = [5, 61, 7, 118, 9, 61, 240, 33, 2, 77]
 SIZES = dict(
@@ -79,6 +80,19 @@ def test_each_site_shows_the_error_that_it_adds_itself(stablelm, tmp_path):
     result = diagnose(tmp_path / "t", stablelm, code=1)
     assert [defect["site"] for defect in result["defects"]] == ["layers.0.attn.v", "layers.1.mlp.out"]
     assert result["defects"][1]["inputs"] == ["layers.1.mlp.act"]
+
+
+def test_a_scalar_below_the_noise_is_named(stablelm, tmp_path):
+    """An eps in bf16 that no tolerance sees: the values that miss the prediction lie where that eps puts them."""
+    model = hf.load(stablelm, "bf16")
+    model.model.layers[1].input_layernorm.eps = 0.02
+    with torch.no_grad(), paritrace.capture(model, tmp_path / "t"):
+        model(input_ids=torch.tensor([list(range(2, 26))]))
+    result = cli.run(tmp_path / "t", stablelm)
+    assert [(d["site"], d["cause"]["id"], d["cause"]["found"]) for d in result["defects"]] == [
+        ("layers.1.attn.norm", "norm.eps", 0.02)
+    ]
+    assert result["defects"][0]["ratio"] < 2
 
 
 def test_a_folder_that_nobody_knows_is_refused_in_one_line(stablelm, tmp_path):

@@ -52,9 +52,11 @@ def run(subject_path, model, arithmetic="", trust_remote_code=False, progress=la
     subject = Subject(open_trace(subject_path))
     name, dtype, inferred = load.choose_arithmetic(arithmetic, subject)
     progress(f"loading {model}")
-    exact = load.load(model, "f64", trust_remote_code)
+    # Grouped kernels know no f64.
+    exact = load.load(model, "f64", trust_remote_code, experts="eager")
     widen.rebuild_tables(exact)
-    own = load.load(model, dtype, trust_remote_code)
+    experts = "eager" if dtype == "f64" else (subject.header.get("run") or {}).get("experts")
+    own = load.load(model, dtype, trust_remote_code, experts=experts)
     passes = replay.Replay(subject, exact, own, replay.TokenInputs(subject))
     return diagnosis.diagnose(passes, name, inferred, progress)
 

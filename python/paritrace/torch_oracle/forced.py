@@ -5,6 +5,8 @@ that it adds itself.
 Names, order and layouts are those of the capture (torch_tap.py), because it is the capture that sees the values here, too.
 """
 
+import re
+
 import torch
 
 from paritrace import _core
@@ -41,6 +43,14 @@ def _tables(model):
                 yield path
 
 
+def _activations(model, products):
+    """Paths of modules without weights in the feed-forward blocks whose product was recorded."""
+    for path, module in model.named_modules():
+        found = re.search(r"layers\.(\d+)\.mlp\.\w*act\w*$", path)
+        if found and f"layers.{found[1]}.mlp.act" in products and not any(True for _ in module.parameters()):
+            yield path
+
+
 _STORAGE = {torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
@@ -60,6 +70,8 @@ class ForcedTap(TorchTap):
         self.force = force
         self.only = only
         self.seen = {}
+        self.gives_tensor = {}
+        self.given = {}  # what was put in place, by key
         self.mismatches = {}
         self.routes = routes if routes is not None else {"function": set(), "cache": set()}
         self._lineage = Lineage(self) if follow else None
@@ -71,6 +83,9 @@ class ForcedTap(TorchTap):
         # Where q and k were recorded after RoPE, a wrong angle shows there, where the contract places it, and not in the table.
         turned = any(name.endswith(":q") or site.endswith("attn.q_rope") for name, site in subject.names())
         self._tables = tuple(_tables(model)) if turned else ()
+        # Likewise an activation whose product with the other branch has a site of its own.
+        products = {site for _, site in subject.names() if site.endswith("mlp.act")}
+        self._tables += tuple(_activations(model, products)) if products else ()
 
     def _install(self):
         super()._install()
@@ -119,6 +134,8 @@ class ForcedTap(TorchTap):
         if not self.force:
             return value
         given = self._in_place(value, arranged, recorded, rows, site)
+        if self.only is None and self.keeps_given:
+            self.given[key] = given
         if self._lineage is not None:
             self._lineage.set(given, Origin(frozenset([key])))
         return given
@@ -127,7 +144,7 @@ class ForcedTap(TorchTap):
         kept = arranged if rows is None else arranged[-rows:]
         kept = kept.double().numpy().copy() if kept.is_floating_point() else kept.numpy().copy()
         origin = self._lineage.of(value) if self._lineage is not None else None
-        width = self._width if key[1].endswith((":q", ":k")) else 0
+        width = self._width if key[1].partition("#")[0].endswith((":q", ":k")) else 0
         self.seen[key] = Seen(key, site, entry, kept, rows, _STORAGE.get(value.dtype, "int"), width, origin)
 
     def _in_place(self, value, arranged, recorded, rows, site):
@@ -144,6 +161,10 @@ class ForcedTap(TorchTap):
         given = torch.empty_like(value)
         given.copy_(flat.view(value.shape))
         return given
+
+    def _record_output(self, path, output, skip=None):
+        self.gives_tensor[path] = isinstance(output, torch.Tensor)
+        return super()._record_output(path, output, skip)
 
     def _is_table(self, name):
         return any(name == path or name.startswith(f"{path}:") for path in self._tables)
@@ -164,6 +185,7 @@ class ForcedTap(TorchTap):
         return value if given is flat else given.unflatten(2, (value.shape[1], value.shape[3])).transpose(1, 2)
 
     _width = 0
+    keeps_given = False
 
     def _flush_heads(self, call):
         query = call.heads.get("q")

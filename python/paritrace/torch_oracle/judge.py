@@ -14,7 +14,8 @@ class Site:
         self.seen = seen
         self.step, self.name = seen.key
         self.label = seen.site or seen.entry.site or self.name
-        self.is_scores = self.name.endswith((":scores", ":probs")) or self.label.endswith(("attn.scores", "attn.probs"))
+        plain = self.name.partition("#")[0]  # of a repeated name
+        self.is_scores = plain.endswith((":scores", ":probs")) or self.label.endswith(("attn.scores", "attn.probs"))
         self.storage = replay.storage.get(seen.key, "f32")
         self.origin = seen.origin
         recorded, _ = fit(replay.subject.values(seen.entry), seen.value.shape)

@@ -1,5 +1,6 @@
 """Loads MODEL with transformers, once for each arithmetic that the oracle runs it in."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,8 +19,8 @@ TORCH_ARITHMETIC = {
 }
 
 
-def load(directory, dtype, trust_remote_code=False, attention="eager"):
-    """The model of a folder, ready to run. dtype: a key of DTYPES.
+def load(directory, dtype, trust_remote_code=False, attention="eager", experts=None):
+    """The model of a folder, ready to run. dtype: a key of DTYPES; experts: how a mixture's experts are computed.
 
     Errors: InputError if there is no such folder, transformers cannot load it, or it needs code of its own.
     """
@@ -54,6 +55,9 @@ def load(directory, dtype, trust_remote_code=False, attention="eager"):
             directory, "model folder", "a model that transformers loads", first_line(error) + hint
         ) from error
     model.config.name_or_path = os.fspath(directory)
+    if experts is not None and hasattr(model, "set_experts_implementation"):
+        with contextlib.suppress(ValueError):  # an implementation that only the subject's transformers has
+            model.set_experts_implementation(experts)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
