@@ -90,6 +90,10 @@ class Investigation:
         self.record(model or self.model_file(kind), tokens or self.tokens(), decode, mistakes, folder)
         return folder
 
+    def decode_of(self, mistake):
+        """How many steps a run with one entry of the plan's mistakes goes on."""
+        return mistake.get("decode", self.plan.get("decode_mistakes", self.plan["decode"]))
+
     def oracle(self, arithmetic, tokens, folder):
         """The model run by our own executor; returns the trace."""
         out = self.out / folder
@@ -130,9 +134,9 @@ class Investigation:
         sites = [json.loads(line)["site"] for line in (trace / "index.jsonl").open() if '"site"' in line]
         return 1 + max(int(site.split(".")[1]) for site in sites if site.startswith("layers."))
 
-    def ask(self, mistakes=(), kind=None):
+    def ask(self, mistakes=(), kind=None, decode=None):
         """Records a run with `mistakes` and returns the Answer of `paritrace diagnose`."""
-        diagnosis = self.diagnose(self.trace(mistakes, kind), kind=kind)
+        diagnosis = self.diagnose(self.trace(mistakes, kind, decode=decode), kind=kind)
         answer = Answer(list(mistakes), diagnosis["verdict"], routing=diagnosis["routing"])
         for defect in diagnosis["defects"]:
             cause = defect["cause"]
@@ -147,7 +151,7 @@ class Investigation:
         A layer without the site (a mixture in every second one) is left to what was recorded.
         """
         id, _, only = mistake["id"].partition("@")
-        layers = [int(only)] if only else range(self.layers(self.out / mistake["id"]))
+        layers = [int(only)] if only else mistake.get("layers", range(self.layers(self.out / mistake["id"])))
         recorded = {json.loads(line)["site"] for line in (self.out / mistake["id"] / "index.jsonl").open()}
         every = {f"layers.{layer}.{site}" for layer in layers for site in mistake["sites"]}
         top = set(mistake["sites"]) if not only or only == "0" else set()

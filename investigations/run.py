@@ -20,6 +20,7 @@ from investigation import Investigation, names
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 118
+QUESTIONS = "what was never answered"
 
 
 def parse_arguments(argv):
@@ -80,7 +81,7 @@ def run_mistakes(investigation, report):
         if kind and investigation.model:
             report.say(f"left   {mistake['id']:{width}}  needs a {kind} file")
             continue
-        trace = investigation.trace([mistake["id"]], kind)
+        trace = investigation.trace([mistake["id"]], kind, decode=investigation.decode_of(mistake))
         diagnosis = investigation.diagnose(trace, kind=kind)
         named = {(defect["cause"]["id"], defect["site"]) for defect in diagnosis["defects"]}
         cause, sites = investigation.expected(mistake)
@@ -98,18 +99,20 @@ def run_mistakes(investigation, report):
 
 
 def run_questions(investigation, report):
-    report.heading("what was never answered")
+    report.heading(QUESTIONS)
     for question, answer in importlib.import_module(f"questions.{investigation.name}").answers(investigation):
         report.say(question)
         report.say(answer, "    ", "    ")
 
 
-def paste(name, lines):
-    """Puts the output in the place of the one that the recipe holds."""
+def paste(name, lines, only_questions=False):
+    """Puts the output in the place of the one that the recipe holds, or of its questions alone."""
     path = ROOT / "docs" / "investigations" / f"{name}.md"
     before, rest = path.read_text().split("<!-- output -->\n", 1)
-    _, after = rest.split("<!-- end of output -->\n", 1)
+    old, after = rest.split("<!-- end of output -->\n", 1)
     body = "\n".join(lines).strip("\n")
+    if only_questions:
+        body = old.removeprefix("```text\n").split(f"== {QUESTIONS}")[0] + body
     path.write_text(f"{before}<!-- output -->\n```text\n{body}\n```\n<!-- end of output -->\n{after}")
 
 
@@ -132,7 +135,7 @@ def main(argv=None):
         return 2
     print(f"\n{time.monotonic() - began:.0f} s; all of it is in {out}")
     if arguments.write_recipe:
-        paste(arguments.name, report.lines)
+        paste(arguments.name, report.lines, arguments.questions)
     return 1 if wrong else 0
 
 
