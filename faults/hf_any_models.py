@@ -77,6 +77,8 @@ def build(kind, class_name):
             options[key] = 2
     if getattr(defaults, "head_dim", None) is None:
         options.pop("head_dim", None)
+    if "qk_rope_head_dim" in options:
+        options["head_dim"] = options["qk_rope_head_dim"]  # latent attention: the lanes that RoPE turns
     config = None
     for attempt in (options, {key: value for key, value in options.items() if key != "num_key_value_heads"}):
         try:

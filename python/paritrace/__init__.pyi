@@ -1,6 +1,6 @@
 # What the package offers, for type checkers and editors; __init__.py imports each name when it is first used.
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,18 +22,29 @@ class TraceWriter:
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
-def capture(model: Any, path: str | os.PathLike[str], mode: str = "full", **options: Any) -> AbstractContextManager[Any]: ...
+def capture(
+    model: Any, path: str | os.PathLike[str], mode: str = "full", **options: Any
+) -> AbstractContextManager[Any]: ...
 def open_trace(path: str | os.PathLike[str]) -> Trace: ...
 def site_of(engine: str, name: str) -> str | None: ...
 def is_site(name: str) -> bool: ...
 def schema(name: str) -> dict[str, Any]: ...
 def diff(
-    reference: Side, subject: Side, *, all_stats: bool = False, map: str | os.PathLike[str] | None = None,
+    reference: Side,
+    subject: Side,
+    *,
+    all_stats: bool = False,
+    map: str | os.PathLike[str] | None = None,
     min_confidence: float | None = None,
 ) -> Result: ...
 def diagnose(
-    subject: Side, model: str | os.PathLike[str] | None = None, *, reference: Side | None = None,
-    subject_model: str | os.PathLike[str] | None = None, arithmetic: str | None = None, oracle: str | None = None,
+    subject: Side,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    reference: Side | None = None,
+    subject_model: str | os.PathLike[str] | None = None,
+    arithmetic: str | None = None,
+    oracle: str | None = None,
 ) -> Result: ...
 def logits(
     reference: Side, subject: Side, *, top: int | None = None, tokenizer: str | os.PathLike[str] | None = None

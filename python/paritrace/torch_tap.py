@@ -176,7 +176,17 @@ class TorchTap:
                 kwargs = {key: given if other is value else other for key, other in kwargs.items()}
         if self.inputs:
             self._record_inputs(path or "model", args, kwargs)
+        elif module is self.model and self._needs_inputs(args, kwargs):
+            self._record_inputs("model", args, kwargs)
         return (args, kwargs) if changed else None
+
+    def _needs_inputs(self, args, kwargs):
+        """Is there more than token ids to feed the model again with: an image, sound, a mask, a decoder's own ids?"""
+        others = [value for key, value in kwargs.items() if key != "input_ids"]
+        others += [
+            value for index, value in enumerate(args) if index or (value is not None and value.is_floating_point())
+        ]
+        return self._architecture != "" and any(isinstance(value, torch.Tensor) for value in others)
 
     def _record_inputs(self, path, args, kwargs):
         for index, value in [*enumerate(args), *kwargs.items()]:

@@ -46,7 +46,7 @@ def _parser():
 
 def run(subject_path, model, arithmetic="", trust_remote_code=False, progress=lambda line: None):
     """The diagnosis as a dict. Errors: InputError; ValueError of the trace reader."""
-    from paritrace.torch_oracle import diagnosis, load, replay, widen
+    from paritrace.torch_oracle import diagnosis, inputs, load, replay, widen
     from paritrace.torch_oracle.subject import Subject
 
     subject = Subject(open_trace(subject_path))
@@ -57,7 +57,7 @@ def run(subject_path, model, arithmetic="", trust_remote_code=False, progress=la
     widen.rebuild_tables(exact)
     experts = "eager" if dtype == "f64" else (subject.header.get("run") or {}).get("experts")
     own = load.load(model, dtype, trust_remote_code, experts=experts)
-    passes = replay.Replay(subject, exact, own, replay.TokenInputs(subject))
+    passes = replay.Replay(subject, exact, own, inputs.Inputs(subject, exact))
     return diagnosis.diagnose(passes, name, inferred, progress)
 
 

@@ -6,7 +6,6 @@ import contextlib
 
 import torch
 
-from paritrace.errors import InputError
 from paritrace.torch_oracle import widen
 from paritrace.torch_oracle.forced import ForcedTap, Reached
 
@@ -105,22 +104,3 @@ class Replay:
             self.inputs.feed(tap.model)
             if mode is not None:
                 self.casts = max(self.casts, mode.casts)
-
-
-class TokenInputs:
-    """Feeds the subject's own tokens, step by step, as the subject was fed them."""
-
-    def __init__(self, subject):
-        self.calls = [(step, torch.tensor(subject.prompts(step))) for step in subject.steps]
-
-    def feed(self, model):
-        cache = None
-        several = len(self.calls) > 1 and any(step["start"] > 0 for step, _ in self.calls)
-        for step, ids in self.calls:
-            options = {"use_cache": True} if several else {}
-            if step["start"] > 0:
-                if cache is None:
-                    raise InputError("trace", f"step {step['step']}", "a model with a KV cache", type(model).__name__)
-                options["past_key_values"] = cache
-            output = model(input_ids=ids, **options)
-            cache = getattr(output, "past_key_values", None)

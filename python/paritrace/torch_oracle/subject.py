@@ -39,6 +39,14 @@ class Subject:
         """(name, site) of every tensor."""
         return [(entry.name, entry.site) for entry in self.trace.entries]
 
+    def inputs(self, step):
+        """Entries of what was fed to the model as a whole, by name: `model:in`, `model:in.pixel_values`."""
+        return {
+            name: entry
+            for (own, name), entry in self._names.items()
+            if own == step and name.startswith("model:in") and entry.has_data
+        }
+
     def values(self, entry):
         """The values of an entry in f64 or in integers, in the shape they were recorded in."""
         key = entry.seq
