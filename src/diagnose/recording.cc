@@ -42,9 +42,8 @@ std::vector<TraceStep> StepsOf(const Trace& trace, const Graph& graph) {
 }
 
 [[noreturn]] void RefuseShape(const Trace& trace, const TraceEntry& entry, const std::string& expected) {
-  throw IncomparableError(
-      fmt::format("{}: step {}, {}: expected {} as MODEL computes it, found {}; is this a trace of another model?",
-                  trace.path, entry.step, entry.site, expected, ToString(entry.tensor.shape)));
+  throw IncomparableError(fmt::format("{}: step {}, {}: expected {}, found {}; is this a trace of another model?",
+                                      trace.path, entry.step, entry.site, expected, ToString(entry.tensor.shape)));
 }
 
 void StoreScores(const Trace& trace, const TraceEntry& entry, const TraceStep& step, const Node& node,
@@ -128,6 +127,16 @@ std::pair<int, std::string_view> LayerAndRole(const std::string& site) {
     layer = layer * 10 + (c - '0');
   }
   return {layer, std::string_view(site).substr(dot + 1)};
+}
+
+// A layer that MODEL does not have. What enters the one behind the last is only the last one's output under another name.
+void RefuseMoreLayers(const Trace& trace, const TraceEntry& entry, const Graph& graph) {
+  const auto [layer, role] = LayerAndRole(entry.site);
+  if (layer < graph.layers || (layer == graph.layers && role == "in")) return;
+  throw IncomparableError(
+      fmt::format("{}: {}: expected {} layers, found layer {}; is this a trace of another "
+                  "model, or does the config state too few layers?",
+                  trace.path, entry.site, graph.layers, layer));
 }
 
 bool IsDenseInside(std::string_view role) { return role == "mlp.gate" || role == "mlp.up" || role == "mlp.act"; }
@@ -367,6 +376,7 @@ Recording AssembleRecording(const Trace& trace, const Graph& graph) {
       continue;
     }
     if (node == nullptr) {
+      RefuseMoreLayers(trace, entry, graph);
       if (std::ranges::find(recording.unknown_sites, entry.site) == recording.unknown_sites.end())
         recording.unknown_sites.push_back(entry.site);
       continue;

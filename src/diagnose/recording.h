@@ -48,4 +48,15 @@ struct Recording {
 [[nodiscard]] std::int64_t WidthOf(const Graph& graph, const Node& node);
 [[nodiscard]] bool IsScoreShaped(const Node& node);
 
+// Calls visit(flat index) for every value of a recorded node whose token's row was recorded, in order.
+template <typename Visit>
+void ForEachKnown(const Node& node, const RecordedSite& site, Visit&& visit) {
+  const auto tokens = static_cast<std::int64_t>(site.token_known.size()), cols = site.value.cols();
+  const bool scores = IsScoreShaped(node);
+  for (std::int64_t r = 0; r < site.value.rows(); ++r) {
+    if (!site.token_known[static_cast<std::size_t>(scores ? r % tokens : r)]) continue;
+    for (std::int64_t c = 0; c < cols; ++c) visit(static_cast<std::size_t>(r * cols + c));
+  }
+}
+
 }  // namespace paritrace

@@ -106,15 +106,13 @@ bool Hides(const Replay& replay, const Node& node, const Passes& passes) {
   const RecordedSite& recorded = replay.recording().At(node.id);
   const Value& right = replay.Exact(node.id);
   if (passes.predicted.shape != right.shape) return false;
-  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size()), cols = right.cols();
-  for (std::size_t i = 0; i < right.data.size(); ++i) {
+  bool hides = false;
+  ForEachKnown(node, recorded, [&](std::size_t i) {
     const double x = recorded.value.data[i], p = passes.predicted.data[i];
-    if (!std::isfinite(right.data[i]) || (std::isfinite(p) && std::isfinite(passes.exact.data[i]))) continue;
-    const std::int64_t r = static_cast<std::int64_t>(i) / cols;
-    if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
-    if (!(x == p || (std::isnan(x) && std::isnan(p)))) return true;
-  }
-  return false;
+    if (!std::isfinite(right.data[i]) || (std::isfinite(p) && std::isfinite(passes.exact.data[i]))) return;
+    hides = hides || !(x == p || (std::isnan(x) && std::isnan(p)));
+  });
+  return hides;
 }
 
 void TryInScopes(const Replay& replay, const Node& node, const std::vector<Scope>& scopes, const SiteStats& before,
@@ -467,30 +465,25 @@ Finding ExplainQuiet(const Replay& replay, NodeId target, const SiteStats& stats
     if (MayHide(replay)) ProposePrecision(site, proposed);
   }
   std::vector<Outcome> outcomes;
-  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   for (Hypothesis& hypothesis : proposed) {
     if (IsRoundedConstant(hypothesis, StorageOf(node, replay.arithmetic()))) continue;
     const Value wrong = replay.Evaluate(target, Replay::Pass::kPredicted, hypothesis.edit);
-    if (wrong.shape != right.shape) continue;
+    if (wrong.shape != right.shape || right.shape != recorded.value.shape) continue;
     std::int64_t wins = 0, losses = 0, compared = 0;
     double along = 0, square = 0, left = 0;
-    for (std::int64_t r = 0; r < wrong.rows(); ++r) {
-      if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
-      for (std::int64_t c = 0; c < wrong.cols(); ++c) {
-        const auto i = static_cast<std::size_t>(r * wrong.cols() + c);
-        const double x = recorded.value.data[i], p = right.data[i], h = wrong.data[i];
-        if (!std::isfinite(x) || !std::isfinite(p) || !std::isfinite(h)) {
-          losses += std::isfinite(p) != std::isfinite(h) ? 1000 : 0;
-          continue;
-        }
-        ++compared;
-        left += (x - h) * (x - h);
-        if (h == p) continue;
-        along += (x - p) * (h - p);
-        square += (h - p) * (h - p);
-        (std::fabs(x - h) < std::fabs(x - p) ? wins : losses) += 1;
+    ForEachKnown(node, recorded, [&](std::size_t i) {
+      const double x = recorded.value.data[i], p = right.data[i], h = wrong.data[i];
+      if (!std::isfinite(x) || !std::isfinite(p) || !std::isfinite(h)) {
+        losses += std::isfinite(p) != std::isfinite(h) ? 1000 : 0;
+        return;
       }
-    }
+      ++compared;
+      left += (x - h) * (x - h);
+      if (h == p) return;
+      along += (x - p) * (h - p);
+      square += (h - p) * (h - p);
+      (std::fabs(x - h) < std::fabs(x - p) ? wins : losses) += 1;
+    });
     // The matched filter: the recorded values sit where the mistake predicts them, value by value (alpha near 1), and little
     // is left. In a clean run a value that misses the prediction falls anywhere: that `wins` of them all fall on the places
     // where this mistake moves the prediction, and in its direction, has the chance below, for each mistake that is tried.

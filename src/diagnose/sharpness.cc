@@ -21,29 +21,25 @@ bool IsSharp(const Replay& replay, const Node& node, const Value& right, const V
   const bool coarse = storage == Rounding::kBF16 || storage == Rounding::kF16;
   const auto count = static_cast<double>(std::max<std::int64_t>(stats.all.count, 1));
   const double floor = coarse ? 0.0 : kNoise * std::sqrt(stats.all.floor() / count);
-  const auto tokens = static_cast<std::int64_t>(recorded.token_known.size());
   std::int64_t telling = 0, hits = 0, silent = 0, missed = 0;
-  for (std::int64_t r = 0; r < wrong.rows(); ++r) {
-    if (!recorded.token_known[static_cast<std::size_t>(IsScoreShaped(node) ? r % tokens : r)]) continue;
-    for (std::int64_t c = 0; c < wrong.cols(); ++c) {
-      const auto i = static_cast<std::size_t>(r * wrong.cols() + c);
-      const double x = recorded.value.data[i], p = right.data[i], h = wrong.data[i];
-      if (!std::isfinite(x) || !std::isfinite(p) || !std::isfinite(h)) {
-        if (x != h && !(std::isnan(x) && std::isnan(h))) return false;
-        continue;
-      }
-      const double tolerance = coarse ? 0.0 : floor + 2 * kNoise * HalfUlp(storage, h);
-      const bool hit = std::fabs(x - h) <= tolerance;
-      if (std::fabs(h - p) > kApart * tolerance) {
-        ++telling;
-        hits += hit ? 1 : 0;
-      } else {
-        ++silent;
-        missed += hit ? 0 : 1;
-      }
+  bool broken = false;
+  ForEachKnown(node, recorded, [&](std::size_t i) {
+    const double x = recorded.value.data[i], p = right.data[i], h = wrong.data[i];
+    if (!std::isfinite(x) || !std::isfinite(p) || !std::isfinite(h)) {
+      broken = broken || (x != h && !(std::isnan(x) && std::isnan(h)));
+      return;
     }
-  }
-  return telling >= kFewest && static_cast<double>(hits) >= kHits * static_cast<double>(telling) &&
+    const double tolerance = coarse ? 0.0 : floor + 2 * kNoise * HalfUlp(storage, h);
+    const bool hit = std::fabs(x - h) <= tolerance;
+    if (std::fabs(h - p) > kApart * tolerance) {
+      ++telling;
+      hits += hit ? 1 : 0;
+    } else {
+      ++silent;
+      missed += hit ? 0 : 1;
+    }
+  });
+  return !broken && telling >= kFewest && static_cast<double>(hits) >= kHits * static_cast<double>(telling) &&
          static_cast<double>(missed) <= (1 - kHits) * static_cast<double>(silent);
 }
 

@@ -8,102 +8,16 @@
 #include <fmt/format.h>
 
 #include "core/decode.h"
+#include "diagnose/hypothesis.h"
+#include "diagnose/random_rows.h"
 #include "diagnose/site_stats.h"
 #include "diagnose/verdict.h"
 
 namespace paritrace {
 namespace {
 
-using Rows = std::vector<std::vector<double>>;
-
-constexpr double kSigmas = 5;  // of a statistic's own spread under the hypothesis
 constexpr std::size_t kMostTokens = 64;
 constexpr std::size_t kFewestTokens = 4;
-
-double Dot(std::span<const double> a, std::span<const double> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-double Correlation(const Rows& a, const Rows& b) {
-  double ab = 0, aa = 0, bb = 0;
-  for (std::size_t t = 0; t < a.size(); ++t) {
-    ab += Dot(a[t], b[t]);
-    aa += Dot(a[t], a[t]);
-    bb += Dot(b[t], b[t]);
-  }
-  return aa > 0 && bb > 0 ? ab / std::sqrt(aa * bb) : 0;
-}
-
-void Subtract(std::vector<double>& from, const std::vector<double>& row, double factor) {
-  for (std::size_t i = 0; i < from.size(); ++i) from[i] -= factor * row[i];
-}
-
-// Gram-Schmidt over the inputs, with the same steps applied to the outputs of each: for a random matrix these are then
-// independent draws of one size. Inputs that add little of their own are left out: their rounding would be blown up.
-void Whiten(Rows& inputs, std::vector<Rows*> outputs) {
-  constexpr double kOwnShare = 1e-2;
-  Rows basis;
-  std::vector<Rows> kept(outputs.size());
-  for (std::size_t t = 0; t < inputs.size(); ++t) {
-    std::vector<double> x = inputs[t];
-    std::vector<std::vector<double>> y;
-    for (const Rows* rows : outputs) y.push_back((*rows)[t]);
-    const double before = Dot(x, x);
-    for (std::size_t i = 0; i < basis.size(); ++i) {
-      const double along = Dot(x, basis[i]);
-      Subtract(x, basis[i], along);
-      for (std::size_t k = 0; k < y.size(); ++k) Subtract(y[k], kept[k][i], along);
-    }
-    const double own = Dot(x, x);
-    if (!(own > kOwnShare * before)) continue;
-    const double scale = 1 / std::sqrt(own);
-    for (double& value : x) value *= scale;
-    for (std::size_t k = 0; k < y.size(); ++k) {
-      for (double& value : y[k]) value *= scale;
-      kept[k].push_back(std::move(y[k]));
-    }
-    basis.push_back(std::move(x));
-  }
-  inputs = std::move(basis);
-  for (std::size_t k = 0; k < outputs.size(); ++k) *outputs[k] = std::move(kept[k]);
-}
-
-// True if whitened outputs look like independent draws of one size.
-bool LooksRandom(const Rows& rows, double variance) {
-  const auto width = static_cast<double>(rows[0].size()), spread = std::sqrt(2 / width);
-  double squares = 0, pairs = 0;
-  for (std::size_t t = 0; t < rows.size(); ++t) {
-    if (!(std::fabs(Dot(rows[t], rows[t]) / width / variance - 1) <= kSigmas * spread)) return false;
-    for (std::size_t s = 0; s < t; ++s) {
-      const double correlation = Dot(rows[t], rows[s]) / (width * variance);
-      squares += correlation * correlation * width;
-      ++pairs;
-    }
-  }
-  return squares <= pairs + kSigmas * std::sqrt(2 * pairs);  // each expected to be 1, with variance 2
-}
-
-// Channels of `recorded` that are some channel of `right`: a reordering of rows, not another weight.
-bool IsReordered(const Rows& recorded, const Rows& right) {
-  const std::size_t width = recorded[0].size(), step = std::max<std::size_t>(width / 32, 1);
-  std::size_t looked = 0, found = 0;
-  for (std::size_t c = 0; c < width; c += step) {
-    ++looked;
-    double own = 0;
-    for (const auto& row : recorded) own += row[c] * row[c];
-    for (std::size_t other = 0; other < right[0].size(); ++other) {
-      double distance = 0;
-      for (std::size_t t = 0; t < recorded.size() && distance < 0.05 * own; ++t)
-        distance += std::pow(recorded[t][c] - right[t][other], 2);
-      if (!(distance < 0.05 * own)) continue;
-      ++found;
-      break;
-    }
-  }
-  return 4 * found > looked;
-}
 
 // Standard deviations that initialisations have.
 std::string InitialisationOf(double deviation, double in, double out) {
@@ -324,6 +238,29 @@ std::optional<UnloadedWeight> FindUnloaded(const Replay& replay, NodeId target) 
   if (std::holds_alternative<EmbedOp>(node.op)) return UnloadedEmbedding(replay, node);
   if (std::holds_alternative<NormOp>(node.op)) return UnloadedNorm(replay, node);
   return std::nullopt;
+}
+
+// Weights that are still zero: those alone can be built into the model. Anything else is left to FindUnloaded.
+void ProposeUnloaded(const SearchSite& site, std::vector<Hypothesis>& out) {
+  Node zero = site.target();  // further back, other mistakes leave nothing as well
+  if (zero.weight == kAbsent) return;
+  if (auto* linear = std::get_if<LinearOp>(&zero.op)) {
+    linear->factor = 0;
+  } else if (auto* embed = std::get_if<EmbedOp>(&zero.op)) {
+    embed->scale = 0;
+  } else if (auto* norm = std::get_if<NormOp>(&zero.op)) {
+    norm->weight_factor = 0;
+  } else {
+    return;
+  }
+  const std::string& name = site.graph().weights[static_cast<std::size_t>(zero.weight)].name;
+  out.push_back({.cause = "weights.unloaded",
+                 .edit = site.With(zero),
+                 .expected = name,
+                 .found = "zeros",
+                 .statement = fmt::format("{} is zero throughout: it was never loaded", name),
+                 .fix = "make the loader fail on names that it does not find",
+                 .whole = true});
 }
 
 }  // namespace paritrace

@@ -4,6 +4,7 @@ The faults are patches of transformers' code and modules; our executor is not in
 """
 
 import json
+import shutil
 import re
 import subprocess
 import sys
@@ -420,6 +421,19 @@ def test_weights_with_nan_are_refused(tmp_path):
     )
     assert done.returncode == 2
     assert 'tensor "model.layers.2.mlp.up_proj.weight"' in done.stderr
+
+
+def test_a_config_with_fewer_layers_than_the_trace_is_refused(tmp_path):
+    record(load(MODEL), tmp_path / "trace")
+    shutil.copytree(MODEL, tmp_path / "short")
+    config = json.loads((MODEL / "config.json").read_text()) | {"num_hidden_layers": LAYERS - 2}
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [*COMMAND, "diagnose", tmp_path / "trace", "--model", tmp_path / "short"], capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert f"layers.{LAYERS - 2}." in done.stderr and f"expected {LAYERS - 2} layers" in done.stderr
 
 
 def test_a_trace_of_another_model_is_refused(tmp_path, biased_model):
