@@ -55,7 +55,8 @@ def command_of(model, tokens, decode, mistakes):
 def rust_llama(folder):
     """Builds examples/rust_llama into `folder`; returns its run."""
     sources = EXAMPLES / "rust_llama"
-    return native(folder, "rust_llama", sources.iterdir(), lambda program, where: [
+    files = [*sources.iterdir(), *(EXAMPLES / "rust_common").iterdir()]
+    return native(folder, "rust_llama", files, lambda program, where: [
         compiler("rustc"), "-O", sources / "main.rs", "-L", where, "-l", "paritrace", "-C", f"link-arg=-Wl,-rpath,{where}",
         "-o", program])  # fmt: skip
 

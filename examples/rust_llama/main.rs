@@ -8,6 +8,7 @@ mod gguf;
 mod mistakes;
 mod model;
 mod ops;
+#[path = "../rust_common/paritrace.rs"]
 mod trace;
 
 use mistakes::Mistakes;
@@ -48,7 +49,7 @@ fn parse(mut words: std::env::Args) -> Result<Arguments, String> {
 fn run(arguments: &Arguments) -> Result<(), String> {
     let file = gguf::File::open(&arguments.model)?;
     let mut llama = model::Llama::new(&file, &arguments.mistakes)?;
-    let _trace = trace::Trace::open(&arguments.model, "llama")?;
+    let _trace = trace::Trace::open("rust-llama", &arguments.model, "llama")?;
     let mut tokens = arguments.tokens.clone();
     for step in 0..=arguments.decode {
         let logits = llama.forward(&tokens)?;

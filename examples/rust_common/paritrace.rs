@@ -1,4 +1,5 @@
-//! paritrace's C functions, as include/paritrace/capture.h has them. Nothing is recorded unless PARITRACE_DIR says where.
+//! paritrace's C functions, as include/paritrace/capture.h has them: no crate, only `extern "C"`. Nothing is recorded unless
+//! PARITRACE_DIR says where.
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
@@ -42,18 +43,20 @@ fn last_error() -> String {
 pub struct Trace;
 
 impl Trace {
-    pub fn open(model_file: &str, architecture: &str) -> Result<Trace, String> {
+    /// For the header: the engine's name, its model's file and architecture; "" where there is none.
+    pub fn open(engine: &str, model_file: &str, architecture: &str) -> Result<Trace, String> {
         let text = |value: &str| CString::new(value).map_err(|_| format!("{:?} holds a NUL", value));
-        let (engine, version, arithmetic) = (text("rust-llama")?, text("1.0")?, text("f32")?);
+        let (engine, version, arithmetic) = (text(engine)?, text("1.0")?, text("f32")?);
         let (file, architecture) = (text(model_file)?, text(architecture)?);
+        let known = |value: &CString| if value.as_bytes().is_empty() { ptr::null() } else { value.as_ptr() };
         let info = Info {
             size: std::mem::size_of::<Info>(),
             directory: ptr::null(),
             engine: engine.as_ptr(),
             engine_version: version.as_ptr(),
             model: ptr::null(),
-            architecture: architecture.as_ptr(),
-            model_file: file.as_ptr(),
+            architecture: known(&architecture),
+            model_file: known(&file),
             arithmetic: arithmetic.as_ptr(),
         };
         if unsafe { paritrace_open(&info) } != OK {
@@ -81,6 +84,7 @@ pub fn record(site: &str, layer: i32, values: &[f32], shape: &[usize]) {
     debug_assert_eq!(values.len(), shape.iter().product::<usize>());
     let name = CString::new(site).expect("a site without NUL");
     let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+    // The slice outlives the call, and paritrace keeps no pointer to it.
     let code = unsafe {
         paritrace_record(name.as_ptr(), layer, values.as_ptr().cast(), F32, shape.len() as c_int, shape.as_ptr(), ptr::null())
     };
