@@ -12,6 +12,7 @@ struct OutputOptions {
   std::string json, markdown, html, junit, sarif;  // "" not asked for, "-" standard output
   bool quiet = false;
 };
+inline constexpr const char* kOverlayHelp = "write the errors as node data for Google's Model Explorer";
 void AddOutputOptions(CLI::App& command, OutputOptions& options);
 
 // True if some output goes to standard output, so that the terminal report must not.

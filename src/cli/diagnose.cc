@@ -16,6 +16,7 @@
 #include "graph/arithmetic_file.h"
 #include "report/diagnosis_ci.h"
 #include "report/diagnosis_json.h"
+#include "report/diagnosis_overlay.h"
 #include "report/diagnosis_page.h"
 #include "report/diagnosis_text.h"
 #include "report/terminal.h"
@@ -24,7 +25,7 @@ namespace paritrace::cli {
 namespace {
 
 struct Options {
-  std::string subject, model, reference, subject_model, arithmetic, learned, oracle;
+  std::string subject, model, reference, subject_model, arithmetic, learned, oracle, overlay;
   bool every_site = false, trust_remote_code = false;
   OutputOptions outputs;
 };
@@ -39,10 +40,15 @@ void WriteFiles(const Options& options, const Diagnosis& diagnosis, const TraceH
   if (!out.markdown.empty()) WriteFileAtomically(out.markdown, DiagnosisToMarkdown(diagnosis));
 }
 
-void Write(const Options& options, const Diagnosis& diagnosis, const TraceHeader& header) {
+void Write(const Options& options, const Diagnosis& diagnosis, const Trace& subject) {
   const OutputOptions& out = options.outputs;
-  WriteFiles(options, diagnosis, header);
-  if (out.quiet || UsesStandardOutput(out)) return;
+  WriteFiles(options, diagnosis, subject.header);
+  if (!options.overlay.empty()) {
+    const auto json = DiagnosisToOverlay(diagnosis, subject);
+    WriteFileAtomically(options.overlay,
+                        json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  }
+  if (out.quiet || UsesStandardOutput(out) || options.overlay == "-") return;
   const DiagnosisTextOptions text{.width = static_cast<std::size_t>(TerminalWidth(stdout)),
                                   .colour = WantsColour(stdout),
                                   .every_site = options.every_site};
@@ -111,7 +117,7 @@ int Run(const Options& options) {
     throw;
   }
   if (mismatch) AddTokenMismatch(*mismatch, diagnosis);
-  Write(options, diagnosis, subject.header);
+  Write(options, diagnosis, subject);
   return diagnosis.verdict == "incomparable" ? 3 : diagnosis.verdict == "diverged" ? 1 : 0;
 }
 
@@ -153,6 +159,7 @@ void AddDiagnose(CLI::App& app, int& exit_code) {
   command->add_flag("--trust-remote-code", options->trust_remote_code,
                     "with torch: run the code that the model folder brings along");
   command->add_flag("--sites", options->every_site, "show the noise of every site");
+  command->add_option("--model-explorer", options->overlay, kOverlayHelp)->type_name("FILE");
   AddOutputOptions(*command, options->outputs);
   command->callback([options, &exit_code] { exit_code = Run(*options); });
 }

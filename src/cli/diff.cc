@@ -15,6 +15,7 @@
 #include "report/diff_ci.h"
 #include "report/diff_json.h"
 #include "report/diff_markdown.h"
+#include "report/diff_overlay.h"
 #include "report/diff_page.h"
 #include "report/diff_terminal.h"
 #include "report/terminal.h"
@@ -23,7 +24,7 @@ namespace paritrace::cli {
 namespace {
 
 struct Options {
-  std::string reference, subject, map;
+  std::string reference, subject, map, overlay;
   double least_confidence = kUsableConfidence;
   bool all = false, all_stats = false;
   OutputOptions outputs;
@@ -39,7 +40,8 @@ void Write(const Options& options, const DiffResult& diff) {
   }
   if (!out.junit.empty()) WriteFileAtomically(out.junit, DiffToJunit(diff));
   if (!out.sarif.empty()) WriteFileAtomically(out.sarif, Dump(DiffToSarif(diff)));
-  if (out.quiet || UsesStandardOutput(out)) return;
+  if (!options.overlay.empty()) WriteFileAtomically(options.overlay, Dump(DiffToOverlay(diff)));
+  if (out.quiet || UsesStandardOutput(out) || options.overlay == "-") return;
   const DiffTerminalOptions text{
       .width = static_cast<std::size_t>(TerminalWidth(stdout)), .colour = WantsColour(stdout), .all = options.all};
   fmt::print("{}", DiffToTerminal(diff, text));
@@ -93,6 +95,7 @@ void AddDiff(CLI::App& app, int& exit_code) {
   command->add_option("--min-confidence", options->least_confidence, "leave out pairs of the map that are less sure")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  command->add_option("--model-explorer", options->overlay, kOverlayHelp)->type_name("FILE");
   AddOutputOptions(*command, options->outputs);
   command->callback([options, &exit_code] { exit_code = Run(*options); });
 }
