@@ -4,8 +4,8 @@ The faults are patches of transformers' code and modules; our executor is not in
 """
 
 import json
-import shutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
