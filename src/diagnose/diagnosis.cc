@@ -204,15 +204,19 @@ SideResult Judge(const Model& model, const Trace& trace, const DiagnoseOptions& 
   if (!side.chosen.remark.empty()) side.remarks.push_back(side.chosen.remark);
   if (!model.source->is_gguf()) ChooseDotWeight(model.graph, side.recording, side.chosen.arithmetic);
   Graph graph = model.graph;  // open choices of experts are written into it
-  Replay replay(graph, side.recording, side.chosen.arithmetic);
-  replay.Run(options.progress);
-  RefuseBrokenWeights(model, replay);
-  RefuseOtherModel(replay, trace.path);
-  if (const NodeId first = SettleRouting(replay, graph); first != kAbsent) replay.Run(options.progress, kAbsent, first);
-  for (const Node& node : graph.nodes) {
-    if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
-    if (std::holds_alternative<TopExpertsOp>(node.op))
-      std::ranges::copy(FlipsOf(replay, node), std::back_inserter(side.routing));
+  // Its values are not kept beside those of the counterfactual run.
+  {
+    Replay replay(graph, side.recording, side.chosen.arithmetic);
+    replay.Run(options.progress);
+    RefuseBrokenWeights(model, replay);
+    RefuseOtherModel(replay, trace.path);
+    if (const NodeId first = SettleRouting(replay, graph); first != kAbsent)
+      replay.Run(options.progress, kAbsent, first);
+    for (const Node& node : graph.nodes) {
+      if (side.recording.Has(node.id)) JudgeSite(replay, node, side_name, side);
+      if (std::holds_alternative<TopExpertsOp>(node.op))
+        std::ranges::copy(FlipsOf(replay, node), std::back_inserter(side.routing));
+    }
   }
   NameTogether(model.graph, side);
   // A choice of experts may tip on the way and change all that follows: with mixtures nothing can be said.

@@ -158,7 +158,7 @@ LearnedArithmetic LearnArithmetic(const Model& model, const Trace& subject, cons
     learned.arithmetic.recipes.push_back(recipe);
     learned.ops.push_back({recipe, before.value(), after.value(), after.values});
   }
-  learned.arithmetic.name = learned.ops.empty() ? learned.base : fmt::format("{}, learned", learned.base);
+  learned.arithmetic.name = learned.ops.empty() ? learned.base : learned.base + "+learned";
   return learned;
 }
 

@@ -65,7 +65,7 @@ def test_an_odd_rounding_is_learned_and_loads(tmp_path):
     again = diagnose(tmp_path / "trace", "--arithmetic", file)
     assert share(again, "mlp.act") >= 0.999
     assert share(again, "attn.norm") == share(before, "attn.norm")
-    assert again["arithmetic"] == "torch-bf16, learned"
+    assert again["arithmetic"] == "torch-bf16+learned"
 
 
 def test_a_single_rounding_in_norms_is_learned(tmp_path, monkeypatch):
