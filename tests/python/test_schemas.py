@@ -184,13 +184,15 @@ def test_receipts(outputs):
         '[[engine]]\nname = "fails"\nkind = "command"\ncommand = ["false"]\n'
     )
     done = subprocess.run(
-        [sys.executable, "-m", "paritrace", "sweep", plan, "-q"],
+        [sys.executable, "-m", "paritrace", "sweep", plan, "-q", "--html", "page.html"],
         cwd=outputs.folder,
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 1, done.stdout + done.stderr
+    page = (outputs.folder / "page.html").read_text()
+    assert "no-such-engine" in page and page == (outputs.folder / "plan-sweep/summary.html").read_text()
     receipts = [json.loads(line) for line in (outputs.folder / "plan-sweep/receipts.jsonl").read_text().splitlines()]
     assert {check("receipt", receipt)["status"] for receipt in receipts} == {"done", "missing", "failed"}
 

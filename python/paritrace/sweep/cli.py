@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from paritrace.arguments import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_PARITY, Parser, guarded
+from paritrace.arguments import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_PARITY, Parser, guarded, write_file
 
 
 def _whole(text):
@@ -33,6 +33,7 @@ def _parser():
         "--retry", action="store_true", help="run again what failed, crashed, was missing or took too long"
     )
     parser.add_argument("--list", action="store_true", help="print the scenarios and run nothing")
+    parser.add_argument("--html", metavar="FILE", help="write summary.html to FILE as well (- is standard output)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary on the terminal")
     return parser
 
@@ -85,8 +86,11 @@ def _run(options):
                 wrong += summary.state_of(receipt) not in ("parity", "recorded")
                 draw(done + now, now, wrong)
         write_whole(receipts.folder / "summary.md", summary.markdown(scenarios, receipts.by_id))
-        write_whole(receipts.folder / "summary.html", summary.html(scenarios, receipts.by_id))
-        if not options.quiet:
+        page = summary.html(scenarios, receipts.by_id)
+        write_whole(receipts.folder / "summary.html", page)
+        if options.html:
+            write_file(options.html, page)
+        if not options.quiet and options.html != "-":
             sys.stdout.write(summary.terminal(scenarios, receipts.by_id))
         return _exit_code(summary.count([receipts.by_id[scenario["id"]] for scenario in scenarios]))
 

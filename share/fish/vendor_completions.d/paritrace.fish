@@ -175,6 +175,7 @@ complete -c paritrace -n '__fish_seen_subcommand_from sweep' -l threads -x -d 't
 complete -c paritrace -n '__fish_seen_subcommand_from sweep' -l ray -x -d 'run on this Ray cluster (auto: the one of this machine)'
 complete -c paritrace -n '__fish_seen_subcommand_from sweep' -l retry -d 'run again what failed, crashed, was missing or took too long'
 complete -c paritrace -n '__fish_seen_subcommand_from sweep' -l list -d 'print the scenarios and run nothing'
+complete -c paritrace -n '__fish_seen_subcommand_from sweep' -l html -r -d 'write summary.html to FILE as well (- is standard output)'
 complete -c paritrace -n '__fish_seen_subcommand_from sweep' -s q -l quiet -d 'no progress, no summary on the terminal'
 complete -c paritrace -n '__fish_seen_subcommand_from doctor' -s h -l help -d 'print this help'
 complete -c paritrace -n '__fish_seen_subcommand_from doctor' -l json -r -d 'write the result as JSON to FILE (- is standard output)'
