@@ -112,6 +112,22 @@ def test_a_folder_that_nobody_knows_is_refused_in_one_line(stablelm, tmp_path):
     assert 'architecture "nobody9" is not supported' in done.stderr
 
 
+def test_experts_that_run_together_are_judged_by_experts_that_run_one_by_one(tmp_path):
+    """Grouped kernels know no f64: what only one of the two ways computes is put in place in neither."""
+    torch.manual_seed(3)
+    config = transformers.GraniteMoeConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)
+    random_weights.fill(transformers.GraniteMoeForCausalLM(config)).save_pretrained(tmp_path / "model")
+    model = hf.load(tmp_path / "model", "f32")
+    model.model.layers[1].block_sparse_moe.experts.act_fn = torch.nn.GELU()
+    with torch.no_grad(), paritrace.capture(model, tmp_path / "t"):
+        model(input_ids=torch.tensor([TOKENS]))
+    result = cli.run(tmp_path / "t", tmp_path / "model")
+    assert [(d["site"], d["cause"]["id"], d["cause"]["found"]) for d in result["defects"]] == [
+        ("layers.1.moe.out", "mlp.activation", "gelu")
+    ]
+    assert all(row["floor_nmse"] < 1e-11 for row in result["noise"])
+
+
 def small(kind):
     """(model in f32, what to feed it) of an architecture that is no decoder of tokens alone."""
     torch.manual_seed(4)

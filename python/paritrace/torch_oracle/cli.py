@@ -53,10 +53,10 @@ def run(subject_path, model, arithmetic="", trust_remote_code=False, progress=la
     name, dtype, inferred = load.choose_arithmetic(arithmetic, subject)
     progress(f"loading {model}")
     # Grouped kernels know no f64.
-    exact = load.load(model, "f64", trust_remote_code, experts="eager")
-    widen.rebuild_tables(exact)
+    exact = load.load(model, "f32", trust_remote_code, experts="eager")  # widen.py makes it f64, a weight at a time
     experts = "eager" if dtype == "f64" else (subject.header.get("run") or {}).get("experts")
-    own = load.load(model, dtype, trust_remote_code, experts=experts)
+    own = load.twin(exact, experts) if dtype == "f32" else load.load(model, dtype, trust_remote_code, experts=experts)
+    widen.rebuild_tables(exact)
     passes = replay.Replay(subject, exact, own, inputs.Inputs(subject, exact))
     return diagnosis.diagnose(passes, name, inferred, progress)
 

@@ -60,15 +60,18 @@ class ForcedTap(TorchTap):
     force    put the subject's values in place; False: only keep what is computed
     follow   note each value's origin (slow)
     only     the key whose value ends the pass with Reached; nothing else is kept
+    keys     those that may be put in place, None for all: passes are compared, so all must force the same values, also where
+             one runs other kernels (a mixture's experts one by one, or together)
     routes   paths of attention modules that hand q and k to an attention function, and that keep keys in a cache: known
              after the first pass, and what later ones need to put q and k in place where they are used
     """
 
-    def __init__(self, model, subject, force=True, follow=False, only=None, routes=None):
+    def __init__(self, model, subject, force=True, follow=False, only=None, routes=None, keys=None):
         super().__init__(model, self)
         self.subject = subject
         self.force = force
         self.only = only
+        self.keys = keys
         self.seen = {}
         self.gives_tensor = {}
         self.given = {}  # what was put in place, by key
@@ -118,6 +121,8 @@ class ForcedTap(TorchTap):
             site = self._site(name)
         key = (self.step, name)
         if self.only is not None and not self.force and key != self.only:
+            return value
+        if self.keys is not None and key not in self.keys:
             return value
         entry = None if self._is_table(name) else self.subject.find(self.step, name, site)
         if entry is None or not (value.is_floating_point() or site.endswith("moe.experts")):

@@ -1,6 +1,7 @@
 """Loads MODEL with transformers, once for each arithmetic that the oracle runs it in."""
 
 import contextlib
+import copy
 import os
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def load(directory, dtype, trust_remote_code=False, attention="eager", experts=N
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def twin(model, experts=None):
+    """The same model once more, with the same weights in memory."""
+    shared = {id(value): value for value in model.parameters()}
+    other = copy.deepcopy(model, shared)
+    if hasattr(other, "set_experts_implementation") and experts is not None:
+        with contextlib.suppress(ValueError):
+            other.set_experts_implementation(experts)
+    return other
 
 
 def choose_arithmetic(asked, subject):

@@ -50,7 +50,7 @@ class Replay:
         self.given[False] = exact.given
         self.sites, self.mismatches = exact.seen, exact.mismatches
         progress("the subject's arithmetic, forced")
-        own = ForcedTap(self.own, self.subject, routes=self.routes)
+        own = ForcedTap(self.own, self.subject, routes=self.routes, keys=self.sites)
         own.keeps_given = exact.keeps_given
         self._pass(own, wide=False)
         self.given[True] = own.given
@@ -61,7 +61,7 @@ class Replay:
     def evaluate(self, key, edit=None, predicted=False):
         """The value of a site computed from the subject's values with an edit applied; None if the model cannot run so."""
         model = self.own if predicted else self.exact
-        tap = ForcedTap(model, self.subject, only=key, routes=self.routes)
+        tap = ForcedTap(model, self.subject, only=key, routes=self.routes, keys=self.sites)
         try:
             with self._other_layers_as_recorded(model, key, self.given[predicted]):
                 self._pass(tap, wide=not predicted, edit=edit)
@@ -97,10 +97,10 @@ class Replay:
     def _pass(self, tap, wide, edit=None):
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            if edit is not None:  # first: it changes weights as they are kept
+                stack.enter_context(edit(tap.model, tap))
             mode = stack.enter_context(widen.widened()) if wide else None
             stack.enter_context(tap)
-            if edit is not None:
-                stack.enter_context(edit(tap.model, tap))
             self.inputs.feed(tap.model)
             if mode is not None:
                 self.casts = max(self.casts, mode.casts)

@@ -11,8 +11,14 @@ from torch.overrides import TorchFunctionMode
 _F32 = torch.float32
 
 
+_GETTERS = {"__get__"}  # shapes and the like need no values
+_TABLES = {torch.nn.functional.embedding, torch.embedding}
+
+
 class Widen(TorchFunctionMode):
-    """Inside: every request for f32 is one for f64. `casts` counts them."""
+    """Inside: every request for f32 is one for f64 (`casts` counts them), and what is kept in f32 enters every function in f64: a
+    model's weights need not be held twice as wide, only one of them at a time.
+    """
 
     def __init__(self):
         super().__init__()
@@ -20,6 +26,17 @@ class Widen(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in _GETTERS:
+            result = function(*args, **kwargs)
+            return torch.float64 if result is _F32 else result
+        if function in _TABLES:  # a few rows of a large table
+            result = function(*args, **kwargs)
+            return result.double() if result.dtype is _F32 else result
+        # What is written to stays what it is.
+        if not (name.endswith("_") and not name.endswith("__")) and name != "__setitem__" and "out" not in kwargs:
+            args = tuple(_wide(value) for value in args)
+            kwargs = {key: _wide(value) for key, value in kwargs.items()}
         if function is torch.Tensor.float:
             self.casts += 1
             return args[0].double()
@@ -30,6 +47,14 @@ class Widen(TorchFunctionMode):
                 args = tuple(torch.float64 if value is _F32 else value for value in args)
                 kwargs = {key: torch.float64 if value is _F32 else value for key, value in kwargs.items()}
         return function(*args, **kwargs)
+
+
+def _wide(value):
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.dtype is _F32 else value
+    if type(value) in (tuple, list):
+        return type(value)(_wide(item) for item in value)
+    return value
 
 
 @contextlib.contextmanager
