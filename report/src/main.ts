@@ -74,8 +74,10 @@ function viewsOf(payload: Payload, cells: Cell[], store: Store): View[] {
     { id: "positions", label: "By position", build: () => positionsView(isDiagnosis ? positionsOfView(viewOf()) : positionsOfDiff(siteOf()), tokens, store, isDiagnosis ? "noise floor" : "rounding explains (whole site)") },
     { id: "values", label: "Values", build: () => valuesView(viewOf(), store, views?.reference_label ?? "reference", views?.subject_label ?? "subject") },
   ];
+  if (isDiagnosis || Object.values(views?.sites ?? {}).some((view) => view.heads)) {
+    list.push({ id: "heads", label: "Heads × tokens", build: () => headsView(viewOf(), store, isDiagnosis ? "its noise floor" : "what rounding explains at this site") });
+  }
   if (isDiagnosis) {
-    list.push({ id: "heads", label: "Heads × tokens", build: () => headsView(viewOf(), store) });
     list.push({ id: "routing", label: `Expert routing${(result as Diagnosis).routing.length ? ` (${(result as Diagnosis).routing.length})` : ""}`, build: () => routingView((result as Diagnosis).routing, store) });
   }
   return list;

@@ -28,7 +28,7 @@ function* noise(): Generator<number, never> {
   for (;;) yield ((state = (state * 16807) % 2147483647) / 2147483647) * 2 - 1;
 }
 
-function viewOf(heads: number, factor: number): SiteView {
+export function viewOf(heads: number, factor: number): SiteView {
   const random = noise();
   const count = kTokens.length;
   const next = (): number => random.next().value;

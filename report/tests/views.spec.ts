@@ -1,5 +1,6 @@
 // Every view, and the selection that links them.
-import { diagnosisPage, diffPage, expect, kTokens, logitsPage, mapSite, test, writePage } from "./pages";
+import type { Diff } from "../src/data";
+import { diagnosisPage, diffPage, expect, kTokens, logitsPage, mapSite, test, viewOf, writePage } from "./pages";
 
 test("the first screen says what is wrong, where, and what to do", async ({ page }) => {
   await page.goto(writePage("diagnosis", diagnosisPage(5).payload));
@@ -127,6 +128,23 @@ test("a site without heads or views says so", async ({ page }) => {
   await expect(page.locator("[role=tabpanel]")).toContainText("not split into heads");
   await page.getByRole("tab", { name: "Values" }).click();
   await expect(page.locator("[role=tabpanel]")).toContainText("No values were kept");
+});
+
+test("a diff whose trace tells its heads shows them, any other has no such tab", async ({ page }) => {
+  const payload = diffPage(40);
+  await page.goto(writePage("diff-no-heads", payload));
+  await expect(page.getByRole("tab", { name: "Values" })).toBeVisible();
+  await expect(page.getByRole("tab", { name: "Heads" })).toHaveCount(0);
+  const { site, step } = (payload.result as Diff).sites[3]!;
+  payload.views = { reference_label: "reference", subject_label: "subject", sites: { [`${step}/${site}`]: viewOf(2, 7) } };
+  await page.goto(`${writePage("diff-heads", payload)}#view=heads&site=${site}`);
+  const panel = page.locator("[role=tabpanel]");
+  await panel.locator("canvas").focus();
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowDown");
+  await expect(panel.locator(".says")).toContainText("head 1, position 1: error 7.00 times what rounding explains at this site");
+  await page.getByRole("tab", { name: "Values" }).click();
+  await expect(panel).toContainText("All values");
 });
 
 test("decode steps can be told apart in the map", async ({ page }) => {

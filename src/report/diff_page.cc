@@ -6,10 +6,10 @@
 
 #include <fmt/format.h>
 
-#include "core/decode.h"
 #include "report/diff_html.h"
 #include "report/diff_json.h"
 #include "report/diff_markdown.h"
+#include "report/diff_views.h"
 #include "report/diff_words.h"
 #include "report/page.h"
 
@@ -49,63 +49,20 @@ Json PositionsToJson(const SiteDiff& site, std::int64_t most) {
   return {{"bin", bin}, {"nmse", PackF32(nmse)}, {"max_abs", PackF32(max_abs)}};
 }
 
-float ValueAt(const TensorView& tensor, std::int64_t index) {
-  double value = 0;
-  DecodeF64(tensor, index, 1, &value);
-  return static_cast<float>(value);
-}
-
-// Engines record activations in scalar types; single values of blocks are not worth a decoder of their own.
-bool HasValues(const TraceEntry* entry) {
-  return entry != nullptr && entry->has_data() && entry->tensor.size() > 0 && !IsBlockQuantised(entry->tensor.dtype);
-}
-
-// The largest difference, and values evenly spaced over the pairs.
-Json ViewOf(const SiteDiff& site, std::int64_t samples) {
-  const PairLayout& layout = site.layout;
-  const std::int64_t count = layout.Count();
-  if (!site.compared || site.estimate || count == 0 || !HasValues(site.reference_entry) ||
-      !HasValues(site.subject_entry))
-    return nullptr;
-  std::vector<std::int64_t> at;
-  if (site.stats.max_abs_at >= 0) at.push_back(site.stats.max_abs_at);
-  const auto worst = static_cast<std::int64_t>(at.size());
-  const std::int64_t even = std::min(samples, count);
-  for (std::int64_t k = 0; k < even; ++k) {
-    const auto i = static_cast<std::int64_t>((static_cast<double>(k) + 0.5) / static_cast<double>(even) *
-                                             static_cast<double>(count));
-    if (i != site.stats.max_abs_at) at.push_back(std::min(i, count - 1));
-  }
-  std::vector<std::uint32_t> rows, columns;
-  std::vector<float> reference, subject;
-  for (const std::int64_t i : at) {
-    rows.push_back(static_cast<std::uint32_t>(site.first_position + i / layout.inner % layout.rows));
-    columns.push_back(static_cast<std::uint32_t>(i / layout.inner / layout.rows * layout.inner + i % layout.inner));
-    reference.push_back(ValueAt(site.reference_entry->tensor, layout.ReferenceIndex(i)));
-    subject.push_back(ValueAt(site.subject_entry->tensor, layout.SubjectIndex(i)));
-  }
-  return {{"values", count},
-          {"samples",
-           {{"rows", PackU32(rows)},
-            {"columns", PackU32(columns)},
-            {"reference", PackF32(reference)},
-            {"subject", PackF32(subject)},
-            {"worst", worst}}}};
-}
-
 }  // namespace
 
 std::string DiffToHtml(const DiffResult& diff, const std::vector<std::string>& tokens) {
   if (PageTemplate().empty()) return DiffToPlainHtml(diff);
   const std::int64_t positions = Share(diff.sites.size(), 150'000, 512, 8);
-  const std::int64_t samples = Share(diff.sites.size(), 60'000, 256, 4);
+  const DiffViewLimits limits = DiffViewLimitsFor(diff.sites.size());
+  const HeadCounts heads = HeadsOf(diff);
   Json result = DiffToJson(diff), views = Json::object();
   for (std::size_t i = 0; i < diff.sites.size(); ++i) {
     const SiteDiff& site = diff.sites[i];
     Json& json = result["sites"][i];
     json.erase("per_position");
     if (!site.positions.empty()) json["positions"] = PositionsToJson(site, positions);
-    if (Json view = ViewOf(site, samples); !view.is_null())
+    if (Json view = DiffViewOf(site, heads, limits); !view.is_null())
       views[fmt::format("{}/{}", site.step, site.site)] = std::move(view);
   }
   const bool good = diff.verdict == Verdict::kIdentical || diff.verdict == Verdict::kWithinNoise;

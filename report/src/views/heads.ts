@@ -7,7 +7,8 @@ import { ratioText } from "../format";
 import type { Store } from "../state";
 import { colour, onTheme, theme } from "../theme";
 
-export function headsView(view: SiteView | undefined, store: Store): HTMLElement[] {
+// floor: what the error is measured against, in words.
+export function headsView(view: SiteView | undefined, store: Store, floor: string): HTMLElement[] {
   const heads = view?.heads;
   if (!heads) return [h("p", { class: "empty" }, "The values of this site are not split into heads.")];
   const ratios = unpackF32(heads.ratio);
@@ -48,7 +49,7 @@ export function headsView(view: SiteView | undefined, store: Store): HTMLElement
     }
   }
   const say = (head: number, bin: number): void => {
-    says.textContent = `head ${head}, position ${bin * heads.bin}: error ${ratioText(ratio(head, bin))} times its noise floor`;
+    says.textContent = `head ${head}, position ${bin * heads.bin}: error ${ratioText(ratio(head, bin))} times ${floor}`;
   };
   const at = (event: MouseEvent): [number, number] | null => {
     const bounds = canvas.getBoundingClientRect();
@@ -80,5 +81,5 @@ export function headsView(view: SiteView | undefined, store: Store): HTMLElement
     draw();
     return undefined;
   });
-  return [holder, says, h("p", { class: "note" }, `Error of each head at each position over its own noise floor; colours as in the map. Grey: nothing to judge.${heads.bin > 1 ? ` Each column stands for ${heads.bin} positions: the worst of them.` : ""}`)];
+  return [holder, says, h("p", { class: "note" }, `Error of each head at each position over ${floor}; colours as in the map. Grey: nothing to judge.${heads.bin > 1 ? ` Each column stands for ${heads.bin} positions: the worst of them.` : ""}`)];
 }
