@@ -714,7 +714,9 @@ def test_torch_lends_its_threads(tmp_path):
     linear = nn.Linear(512, 512)
     with paritrace.capture(linear, tmp_path / "t") as recording, torch.no_grad():
         assert (torch_threads._loaded_library() is not None) == torch.backends.openmp.is_available()
+        lent = torch.backends.openmp.is_available() and torch.get_num_threads() > 1
         result = linear(torch.ones(256, 512))
-        assert len(paritrace.open_trace(tmp_path / "t").entries) == recording.count == 2
+        if lent:  # on one thread there is none to lend
+            assert len(paritrace.open_trace(tmp_path / "t").entries) == recording.count == 2
     trace = paritrace.open_trace(tmp_path / "t")
     assert np.array_equal(trace.entries[-1].numpy(), result.numpy())

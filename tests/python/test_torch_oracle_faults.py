@@ -12,9 +12,17 @@ import torch
 from paritrace.torch_oracle import cli
 
 BENCH = Path(__file__).resolve().parents[2] / "faults" / "hf_any.py"
-torch.set_num_threads(1)  # small products: threads would only wait for each other
 # A learned position with q, k and v in one matrix; parallel blocks; norms after the sublayers.
 SOME = ["gpt2", "gpt_neox", "olmo2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small products: threads would only wait for each other. Other files' tests have theirs back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.timeout(400)
