@@ -217,7 +217,7 @@ def test_a_bad_plan_is_one_line_and_nothing_runs(tmp_path, text, said):
 
 
 def test_one_sweep_at_a_time(write_plan):
-    plan = write_plan(prompts=1, lengths=1, pause=1)
+    plan = write_plan(prompts=1, lengths=1, pause=4)  # a busy machine takes seconds to start the second
     first = subprocess.Popen(command(plan), stdout=subprocess.DEVNULL)
     wait_for(1, plan, first)
     second = sweep(plan)
