@@ -143,18 +143,14 @@ struct RecordQueue::State {
     for (int i = 0; i < count; ++i) threads.emplace_back([this] { Work(); });
   }
 
-  // Gives the job its place in the order, once everything before it is written.
-  void AdmitAlone(Job& job) {
-    std::unique_lock lock(mutex);
-    room.wait(lock, [&] { return failed || next == written; });
-    ThrowIfFailed();
-    job.seq = next++;
-  }
-
   // Records without a copy, on the engine's own threads: they wait awake between two ops, and a thread of ours that wrote
   // meanwhile would take a core from them for longer than the write takes.
   void RecordHere(Job job, const StridedTensor& tensor, std::uint64_t bytes) {
-    AdmitAlone(job);
+    {
+      const std::scoped_lock lock(mutex);
+      ThrowIfFailed();
+      job.seq = next++;
+    }
     try {
       job.tensor.bytes = {tensor.data, bytes};
       job.entry = writer->Describe(job.step, job.name, job.site, job.tensor);
@@ -166,6 +162,7 @@ struct RecordQueue::State {
     const std::int64_t seq = job.seq;
     std::unique_lock lock(mutex);
     described.emplace(seq, std::move(job));
+    // Where something before it is not written yet, whoever writes that goes on with this one.
     if (CanAppend()) AppendAll(lock);
     room.wait(lock, [&] { return written > seq; });
     ThrowIfFailed();
