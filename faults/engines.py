@@ -48,7 +48,14 @@ def reduce(trace, recorded, file):
     if recorded == "modules":
         module_outputs(trace, file, PLAIN)
         return file
-    kept = KEPT[recorded.removesuffix("-bare")]
+    return keep_sites(trace, KEPT[recorded.removesuffix("-bare")], file, header=not recorded.endswith("bare"))
+
+
+def keep_sites(trace, kept, file, header=True):
+    """Writes to `file`, and returns it, what of a trace folder has a site that the pattern `kept` matches whole.
+
+    header: with our metadata, else as anybody's tensors
+    """
     values = {}
     for shard in sorted(trace.glob("*.safetensors")):
         values.update(load_file(shard))
@@ -56,10 +63,9 @@ def reduce(trace, recorded, file):
     chosen = {
         f"{entry['step']}/{entry['site']}": values[entry["key"]].contiguous()
         for entry in entries
-        if "site" in entry and kept.fullmatch(entry["site"])
+        if "site" in entry and re.fullmatch(kept, entry["site"])
     }
-    header = (trace / "trace.json").read_text()
-    save_file(chosen, file, metadata=None if recorded.endswith("bare") else {"paritrace": header})
+    save_file(chosen, file, metadata={"paritrace": (trace / "trace.json").read_text()} if header else None)
     return file
 
 

@@ -1,9 +1,7 @@
 """One mistake in every layer, or in every norm, where little was recorded between the tokens and the logits: named as one, and clean
 runs recorded as sparsely raise no alarm."""
 
-import json
-import re
-
+import engines
 import paritrace
 import pytest
 import random_weights
@@ -12,7 +10,6 @@ import torch
 import transformers
 import transformers.models.llama.modeling_llama as llama
 from paritrace import hf
-from safetensors.torch import load_file, save_file
 
 TOKENS = tiny_models.prompt(24)
 LAYERS = r"embed|layers\.\d+\.(in|out)|logits"
@@ -22,18 +19,7 @@ def record(model, trace, kept):
     """Runs the model; of its trace only the sites that `kept` matches stay, in one file."""
     with torch.no_grad(), paritrace.capture(model, trace):
         model(input_ids=torch.tensor([TOKENS]))
-    values = {}
-    for shard in sorted(trace.glob("*.safetensors")):
-        values.update(load_file(shard))
-    entries = [json.loads(line) for line in (trace / "index.jsonl").read_text().splitlines()]
-    chosen = {
-        f"{entry['step']}/{entry['site']}": values[entry["key"]].contiguous()
-        for entry in entries
-        if re.fullmatch(kept, entry.get("site", ""))
-    }
-    file = trace.with_suffix(".safetensors")
-    save_file(chosen, file, metadata={"paritrace": (trace / "trace.json").read_text()})
-    return file
+    return engines.keep_sites(trace, kept, trace.with_suffix(".safetensors"))
 
 
 @pytest.fixture(scope="module")
